@@ -1,0 +1,134 @@
+"""The errors Flambeau raises, sorted by who can act on them.
+
+    FlambeauError
+    |- ConfigError             whoever wrote the setting
+    |- ArchiveError            whoever made the archive
+    |- ExportError             whoever exports the model
+    |- RequestError            the caller
+    |  |- InvalidInput           the body does not fit the model
+    |  |- UnsupportedContentType the body is of a kind the handler cannot read
+    |  |- BodyTooLarge           the body is over the limit
+    |  |- BadParameter           a query value or JSON field is missing or wrong
+    |  |- NotFound               no such route, model, version or archive
+    |  |- MethodNotAllowed       the route exists, the method does not
+    |  |- DefaultVersionInUse    the default version cannot be removed while others exist
+    |  `- Conflict               the request contradicts the present state
+    |- Overloaded              time: try again later
+    |  |- QueueFull              too many requests wait already
+    |  `- NoWorker               nothing serves this version at the moment
+    `- WorkerError             us, or the model's author
+       |- WorkerDied             the process ended during the call
+       |- WorkerTimeout          the call outlasted its deadline
+       |- HandlerFailed          the handler raised, or returned what cannot be sent
+       |- OutOfResources         host or device memory ran out
+       `- LoadFailed             a version could not be loaded, warmed up or checked
+
+Messages name the thing, the value and the next step. HTTP statuses are decided in one table, in
+`api/responses.py`.
+"""
+
+from __future__ import annotations
+
+
+class FlambeauError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class ConfigError(FlambeauError, ValueError):
+    """A setting is missing, misspelt or out of range."""
+
+
+class ArchiveError(FlambeauError):
+    """An archive is unreadable, incomplete or unsafe to unpack."""
+
+
+class ExportError(FlambeauError):
+    """A model cannot be exported, or the archive does not compute what the model computes."""
+
+
+class RequestError(FlambeauError):
+    """The caller can mend the request."""
+
+
+class InvalidInput(RequestError):  # noqa: N818  # handlers raise it: it reads as what it says
+    """The body does not decode, or does not fit the model's input."""
+
+
+class UnsupportedContentType(RequestError):  # noqa: N818
+    """The handler cannot read bodies of this content type."""
+
+
+class BodyTooLarge(RequestError):  # noqa: N818
+    """The body is larger than `max_request_bytes`."""
+
+
+class BadParameter(RequestError):  # noqa: N818
+    """A query value or JSON field is missing or wrong."""
+
+
+class NotFound(RequestError):  # noqa: N818
+    """No such route."""
+
+
+class ModelNotFound(NotFound):
+    """No model of this name is registered, or no such archive is in the store."""
+
+
+class ModelVersionNotFound(NotFound):
+    """The model exists, this version does not."""
+
+
+class MethodNotAllowed(RequestError):  # noqa: N818
+    """The route exists, but not for this method."""
+
+
+class Conflict(RequestError):  # noqa: N818
+    """The request contradicts the present state."""
+
+
+class DefaultVersionInUse(RequestError):  # noqa: N818
+    """The default version cannot be removed while other versions exist."""
+
+
+class Overloaded(FlambeauError):  # noqa: N818
+    """Nothing is wrong with the request; the server cannot take it now.
+
+    Attributes:
+        retry_after_s: When trying again makes sense, in whole seconds, at least 1.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFull(Overloaded):
+    """As many requests as the queue holds are waiting already."""
+
+
+class NoWorker(Overloaded):
+    """The version has no worker that is ready or becoming ready."""
+
+
+class WorkerError(FlambeauError):
+    """The worker, or the model in it, failed; the request may be fine."""
+
+
+class WorkerDied(WorkerError):  # noqa: N818
+    """The worker process ended before it answered."""
+
+
+class WorkerTimeout(WorkerError):  # noqa: N818
+    """The worker did not answer within its deadline and was killed."""
+
+
+class HandlerFailed(WorkerError):  # noqa: N818
+    """The handler raised, or returned something that is not one sendable item per request."""
+
+
+class OutOfResources(WorkerError):  # noqa: N818
+    """The worker ran out of host or device memory."""
+
+
+class LoadFailed(WorkerError):  # noqa: N818
+    """A version could not be loaded, warmed up or checked; the message says why."""

@@ -1,0 +1,176 @@
+"""The only things that cross between the front and a worker, as plain data.
+
+`wire.py` turns them into bytes and back. The front sends `LoadModel`, then any number of `RunBatch`;
+the worker answers the first with `LoadProgress`... and `Loaded` or `LoadFailed`, and each batch with
+one `BatchDone`. Both sides close the socket to say good-bye. Nothing is pickled: a worker runs the
+model author's code and is not trusted.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TypeAlias
+
+import msgspec
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
+
+
+class FailureKind(str, Enum):
+    """Why one request, or a whole load, failed; named for the error class the front raises."""
+
+    INVALID_INPUT = "invalid_input"
+    UNSUPPORTED_CONTENT_TYPE = "unsupported_content_type"
+    HANDLER_FAILED = "handler_failed"
+    OUT_OF_RESOURCES = "out_of_resources"
+
+
+class LoadStage(str, Enum):
+    """What a starting worker is doing; each stage follows the one before it."""
+
+    STARTING = "starting"
+    LOADING = "loading"
+    WARMING_UP = "warming_up"
+    CHECKING = "checking"
+    READY = "ready"
+
+
+class Input(msgspec.Struct, frozen=True):
+    """One named part of a request, as the client sent it.
+
+    Attributes:
+        name: The form field's name; `body` when the request is one body.
+        content_type: The part's content type, or None when the client named none.
+        body: The bytes, not decoded; a view into the received frame on the worker's side.
+    """
+
+    name: str
+    content_type: str | None
+    body: memoryview
+
+
+class InferenceRequest(msgspec.Struct, frozen=True):
+    """One client's request as the worker sees it.
+
+    Attributes:
+        request_id: The id that is in the response header and in every log line about the request.
+        headers: Client headers, spelt and ordered as sent, then those the front adds.
+        inputs: At least one part.
+    """
+
+    request_id: str
+    headers: list[tuple[str, str]]
+    inputs: list[Input]
+
+
+class LoadModel(msgspec.Struct, frozen=True, tag=True):
+    """Load one model version on one device; the first message a worker receives.
+
+    Attributes:
+        model_name: The name it is registered under.
+        model_version: Its version, an opaque string.
+        model_dir: The unpacked archive; the worker's working directory.
+        handler: Overrides the manifest's handler when not None.
+        device: `cpu` or `cuda:N`.
+        max_batch_size: The most requests one `RunBatch` carries, 1 or more.
+        num_threads: Threads one operation of the model may use on the CPU, 1 or more.
+        max_response_bytes: The most bytes one answer may have.
+        server_version: What handlers read as `server_version`.
+    """
+
+    model_name: str
+    model_version: str
+    model_dir: str
+    handler: str | None
+    device: str
+    max_batch_size: int
+    num_threads: int
+    max_response_bytes: int
+    server_version: str
+
+
+class LoadProgress(msgspec.Struct, frozen=True, tag=True):
+    """The worker has entered this stage."""
+
+    stage: LoadStage
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is loaded, warm and checked: the worker takes batches.
+
+    Attributes:
+        load_s: Seconds in importing the handler and loading the model.
+        warm_up_s: Seconds in warming up and checking.
+        check: What the self-check on the archive's samples found, for people to read.
+    """
+
+    load_s: float
+    warm_up_s: float
+    check: str
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag=True):
+    """The model cannot be served; the worker exits after sending this.
+
+    Attributes:
+        stage: Where it failed.
+        kind: `HANDLER_FAILED` or `OUT_OF_RESOURCES`.
+        message: The original error's type and text.
+    """
+
+    stage: LoadStage
+    kind: FailureKind
+    message: str
+
+
+class RunBatch(msgspec.Struct, frozen=True, tag=True):
+    """Answer these requests in one handler call.
+
+    Attributes:
+        batch_id: Rises by one per batch; the answer carries it back.
+        requests: 1 to `LoadModel.max_batch_size` requests.
+    """
+
+    batch_id: int
+    requests: list[InferenceRequest]
+
+
+class Reply(msgspec.Struct, frozen=True, tag=True):
+    """One request's answer.
+
+    Attributes:
+        status: HTTP status, 200 unless the handler set one.
+        phrase: Reason phrase the handler set, or empty.
+        headers: Response headers the handler set.
+        body: The encoded answer.
+    """
+
+    status: int
+    phrase: str
+    headers: list[tuple[str, str]]
+    body: memoryview
+
+
+class Failure(msgspec.Struct, frozen=True, tag=True):
+    """One request's failure; never an exception object."""
+
+    kind: FailureKind
+    message: str
+
+
+class BatchDone(msgspec.Struct, frozen=True, tag=True):
+    """One result per request of the batch, in its order.
+
+    Attributes:
+        batch_id: The `RunBatch` this answers.
+        results: As many as the batch had requests.
+        handler_s: Seconds the handler call took.
+    """
+
+    batch_id: int
+    results: list[Reply | Failure]
+    handler_s: float
+
+
+ToWorker: TypeAlias = LoadModel | RunBatch
+ToFront: TypeAlias = LoadProgress | Loaded | LoadFailed | BatchDone
