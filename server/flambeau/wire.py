@@ -1,0 +1,138 @@
+"""`messages.py` to bytes and back, and the cutting of a byte stream into frames; does no I/O.
+
+A frame is the payload's length, a little-endian u64, and the payload, one msgpack document. Bodies
+are not copied out of a payload: they decode as views into it. Both ends of the socket use this
+module, the worker with a blocking `recv_into`, the front as an `asyncio.BufferedProtocol`.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, TypeAlias, TypeVar
+
+import msgspec
+
+from flambeau.errors import WorkerError
+from flambeau.messages import Buffer, ToFront, ToWorker
+
+_LENGTH: Final = struct.Struct("<Q")
+_SCRATCH_BYTES: Final = 64 * 1024  # what one receive on a Linux stream socket typically brings
+MAX_FRAME_BYTES: Final = 2**32 - 1  # msgpack's own limit on one body
+
+Message: TypeAlias = ToWorker | ToFront
+_M = TypeVar("_M")
+
+_encoder = msgspec.msgpack.Encoder()
+_to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
+_to_front: msgspec.msgpack.Decoder[ToFront] = msgspec.msgpack.Decoder(ToFront)
+
+
+class WireError(WorkerError):
+    """The other side sent bytes that are not a message; the connection is of no further use."""
+
+
+def encode(message: Message) -> bytearray:
+    """One frame; every body is copied once, into it."""
+    frame = bytearray(_LENGTH.size)
+    _encoder.encode_into(message, frame, _LENGTH.size)
+    _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
+    return frame
+
+
+def decode_to_worker(payload: Buffer) -> ToWorker:
+    """Read what the front sent.
+
+    Raises:
+        WireError: The payload is not one of the front's messages.
+    """
+    return _decode(_to_worker, payload)
+
+
+def decode_to_front(payload: Buffer) -> ToFront:
+    """Read what a worker sent.
+
+    Raises:
+        WireError: The payload is not one of a worker's messages.
+    """
+    return _decode(_to_front, payload)
+
+
+class FrameReader:
+    """Cuts a byte stream into payloads; the caller does the receiving.
+
+    Receive into `get_buffer()`, then tell `received()` how much came. Frames that fit the scratch
+    buffer are copied out of it once, so that one receive may bring many; a larger one is received
+    straight into memory of its own. Payloads stay valid for as long as somebody holds them.
+    """
+
+    def __init__(self, *, max_frame_bytes: int) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self._scratch = bytearray(_SCRATCH_BYTES)
+        # until the frame at the front of the stream is complete
+        self._large: bytearray | None = None
+        self._num_held = 0  # bytes received and not handed out, in `_large` or else in `_scratch`
+
+    def get_buffer(self) -> memoryview:
+        """Where the next bytes belong, at least one byte long; valid until `received` is called."""
+        target = self._scratch if self._large is None else self._large
+        return memoryview(target)[self._num_held :]
+
+    def received(self, num_bytes: int) -> list[memoryview]:
+        """Take note of bytes received into `get_buffer()`.
+
+        Args:
+            num_bytes: How many came; 0 changes nothing, and is for the caller to see as the end.
+
+        Returns:
+            The payloads this completes, in order; often none.
+
+        Raises:
+            WireError: A frame announces more than `max_frame_bytes`.
+        """
+        self._num_held += num_bytes
+        if self._large is None:
+            return self._cut_scratch()
+        if self._num_held < len(self._large):
+            return []
+        payload = memoryview(self._large)
+        self._large = None
+        self._num_held = 0
+        return [payload]
+
+    def _cut_scratch(self) -> list[memoryview]:
+        """Complete payloads in the scratch buffer; what is left over moves to its start."""
+        payloads: list[memoryview] = []
+        at = 0
+        held = memoryview(self._scratch)[: self._num_held]
+        while len(held) - at >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(held, at)
+            if length > self.max_frame_bytes:
+                raise WireError(
+                    f"a frame of {length} bytes is announced, over the limit of "
+                    f"{self.max_frame_bytes}; raise the limit, or the stream is damaged"
+                )
+            start, end = at + _LENGTH.size, at + _LENGTH.size + length
+            if end <= len(held):
+                payloads.append(memoryview(bytes(held[start:end])))
+                at = end
+            elif end - at > _SCRATCH_BYTES:
+                self._begin_large(length, held[start:])
+                return payloads
+            else:
+                break
+        rest = bytes(held[at:])
+        self._scratch[: len(rest)] = rest
+        self._num_held = len(rest)
+        return payloads
+
+    def _begin_large(self, length: int, beginning: memoryview) -> None:
+        self._large = bytearray(length)
+        self._large[: len(beginning)] = beginning
+        self._num_held = len(beginning)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_M], payload: Buffer) -> _M:
+    try:
+        return decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise WireError(f"not a message: {type(error).__name__}: {error}") from error
