@@ -1,0 +1,162 @@
+"""A Flambeau server as users run it: one command, one process, three ports.
+
+Everything here goes through the command line and HTTP, so that what is measured or tested is what
+is shipped.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+FLAMBEAU = Path(sys.executable).parent / "flambeau"  # beside the interpreter, as pip puts it
+POLL_S = 0.05
+
+
+class ServerProcessError(RuntimeError):
+    """The server ended, did not become ready, or did not stop cleanly; its log follows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Addresses:
+    """HOST:PORT of each listener."""
+
+    inference: str
+    management: str
+    metrics: str
+
+    @classmethod
+    def unused(cls) -> Addresses:
+        """Three ports of 127.0.0.1 that nothing listens on at the moment."""
+        with ExitStack() as open_together:  # else the same port may be given twice
+            sockets = [open_together.enter_context(socket.socket()) for _ in range(3)]
+            for one in sockets:
+                one.bind(("127.0.0.1", 0))
+            hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+        return cls(inference=hosts[0], management=hosts[1], metrics=hosts[2])
+
+    def as_environment(self) -> dict[str, str]:
+        """The settings, for the server and for the commands that call it."""
+        return {
+            "FLAMBEAU_INFERENCE_ADDRESS": self.inference,
+            "FLAMBEAU_MANAGEMENT_ADDRESS": self.management,
+            "FLAMBEAU_METRICS_ADDRESS": self.metrics,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A server that was ready; `addresses` tells where."""
+
+    addresses: Addresses
+    process: subprocess.Popen[bytes]
+    log_path: Path
+
+    @property
+    def inference_url(self) -> str:
+        return f"http://{self.addresses.inference}"
+
+    @property
+    def management_url(self) -> str:
+        return f"http://{self.addresses.management}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{self.addresses.metrics}"
+
+    def log_tail(self) -> str:
+        """The last lines the server wrote."""
+        return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-40:])
+
+
+@contextmanager
+def serve(
+    *arguments: str,
+    cwd: Path,
+    addresses: Addresses | None = None,
+    program: Path = FLAMBEAU,
+    environment: Mapping[str, str] | None = None,
+    ready_timeout_s: float = 90.0,
+    stop_timeout_s: float = 30.0,
+) -> Generator[Server]:
+    """Run `flambeau serve` with these arguments, ready inside the block, stopped after it.
+
+    Args:
+        arguments: What follows `flambeau serve`.
+        cwd: Its working directory; `server.log` is written there.
+        addresses: Where to listen; unused ports when None.
+        program: The `flambeau` to run.
+        environment: Replaces this process's environment when given.
+        ready_timeout_s: From start until `/readyz` answers 200.
+        stop_timeout_s: From SIGTERM until the process has ended.
+
+    Raises:
+        ServerProcessError: It ended early, was not ready in time, or did not stop cleanly.
+    """
+    addresses = addresses or Addresses.unused()
+    log_path = cwd / "server.log"
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            [str(program), "serve", *arguments],
+            cwd=cwd,
+            env={**(os.environ if environment is None else environment)}
+            | addresses.as_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(addresses=addresses, process=process, log_path=log_path)
+    try:
+        _wait_ready(server, timeout_s=ready_timeout_s)
+        yield server
+        _stop(server, timeout_s=stop_timeout_s)
+    finally:
+        process.kill()  # nothing when it has ended
+        process.wait()
+
+
+def _wait_ready(server: Server, *, timeout_s: float) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    with httpx.Client(base_url=server.inference_url, timeout=5.0, trust_env=False) as client:
+        while time.monotonic() < give_up_at:
+            try:
+                if client.get("/readyz").status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass  # not listening yet
+            if _ended(server, within_s=POLL_S):
+                raise ServerProcessError(
+                    f"flambeau serve ended with {server.process.returncode}:\n{server.log_tail()}"
+                )
+    raise ServerProcessError(f"not ready after {timeout_s} s:\n{server.log_tail()}")
+
+
+def _stop(server: Server, *, timeout_s: float) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    if not _ended(server, within_s=timeout_s):
+        raise ServerProcessError(f"still running {timeout_s} s after SIGTERM:\n{server.log_tail()}")
+    if server.process.returncode not in {0, -signal.SIGTERM}:
+        raise ServerProcessError(
+            f"exit status {server.process.returncode} after SIGTERM:\n{server.log_tail()}"
+        )
+
+
+def _ended(server: Server, *, within_s: float) -> bool:
+    try:
+        server.process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
