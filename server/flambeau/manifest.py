@@ -54,7 +54,7 @@ class Manifest:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ArchiveError(
                 f"{MANIFEST_PATH} is not JSON ({error}); build the archive again"
             ) from error

@@ -45,6 +45,10 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    def __post_init__(self) -> None:
+        if not self.inputs or not self.outputs:
+            raise ValueError("a program takes and gives at least one tensor")
+
     @classmethod
     def from_json(cls, text: str | bytes) -> Signature:
         """Read a signature.
@@ -58,7 +62,7 @@ class Signature:
                 inputs=tuple(_spec(item) for item in document["inputs"]),
                 outputs=tuple(_spec(item) for item in document["outputs"]),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise ArchiveError(
                 f"{SIGNATURE_PATH} is not a signature ({type(error).__name__}: {error}); "
                 "export the model again"
@@ -75,5 +79,13 @@ class Signature:
 
 
 def _spec(item: dict[str, Any]) -> TensorSpec:
-    shape = tuple(None if size is None else int(size) for size in item["shape"])
-    return TensorSpec(name=str(item["name"]), dtype=str(item["dtype"]), shape=shape)
+    name, dtype, shape = item["name"], item["dtype"], item["shape"]
+    if not isinstance(name, str) or not isinstance(dtype, str) or not isinstance(shape, list):
+        raise TypeError(f"name {name!r}, dtype {dtype!r}, shape {shape!r}")
+    if shape[:1] != [None] or not all(size is None or _is_size(size) for size in shape):
+        raise ValueError(f"shape {shape!r} of {name!r}")
+    return TensorSpec(name=name, dtype=dtype, shape=tuple(shape))
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,228 @@
+"""A model archive on disk: write one, read its manifest, unpack it.
+
+An archive is what TorchServe calls a `.mar`: a zip file with the payload at its root and
+`MAR-INF/MANIFEST.json`; what else we know about a model lies beside the manifest, under the names
+in `signature.py`. A directory with the same content (torch-model-archiver's `no-archive` format) is
+read as well. What is safe to unpack is decided in `unpack_limits.py` and `zip_entries.py`; which
+archives there are, in `store.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+from flambeau.archive_content import Item, opened
+from flambeau.errors import ArchiveError
+from flambeau.manifest import MANIFEST_PATH, Manifest
+from flambeau.unpack_limits import UnpackLimits, check_names
+from flambeau.written_aside import written_aside
+
+_COPY_BYTES = 1 << 20
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip file can tell
+_TEXT_SUFFIXES = frozenset({".csv", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"})
+_MAX_DEFLATED_BYTES = 1 << 20
+_MAX_METADATA_BYTES = 64 << 20
+_READING = UnpackLimits(max_total_bytes=1 << 62)  # what is not unpacked takes no room
+
+
+def write_archive(
+    path: Path, *, manifest: Manifest, files: Mapping[str, Path | bytes], overwrite: bool = False
+) -> str:
+    """Write a zip archive; equal content gives equal bytes.
+
+    The file appears under its name only when it is complete and on disk. Text up to 1 MiB is
+    deflated, everything else is stored as it is: weights hardly compress.
+
+    Args:
+        path: The archive, usually `<name>.mar`; its directory exists.
+        manifest: Written as `MAR-INF/MANIFEST.json`.
+        files: Content by name in the archive, `/` between parts.
+        overwrite: Replace an existing file.
+
+    Returns:
+        The file's sha256, in hexadecimal.
+
+    Raises:
+        ArchiveError: `path` exists or cannot be written, a name could not be unpacked again, or the
+            manifest names a file that is not in `files`.
+    """
+    if path.exists() and not overwrite:
+        raise ArchiveError(f"{path} exists; choose another path, or say overwrite (--force)")
+    check_names([(name, False) for name in (MANIFEST_PATH, *files)], limits=UnpackLimits())
+    _check_complete(manifest, files)
+    content = {MANIFEST_PATH: manifest.to_json().encode(), **dict(sorted(files.items()))}
+    try:
+        with written_aside(path) as file:
+            with zipfile.ZipFile(file, "w") as zipped:
+                for name, source in content.items():
+                    _write_entry(zipped, name, source)
+            file.seek(0)
+            return _sha256(iter(partial(file.read, _COPY_BYTES), b""))
+    except OSError as error:
+        raise ArchiveError(f"{path} cannot be written: {error}") from error
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a zip archive or an archive directory.
+
+    Raises:
+        ArchiveError: No such archive, not an archive, unsafe to unpack, or its manifest is missing
+            or invalid.
+    """
+    with opened(path, _READING) as content:
+        return _manifest(content)
+
+
+def read_file(path: Path, name: str) -> bytes | None:
+    """One small file of an archive, e.g. `MAR-INF/signature.json`.
+
+    Returns:
+        The file's bytes; None when the archive has no file of this name.
+
+    Raises:
+        ArchiveError: No such archive, unsafe to unpack, or the file is over 64 MiB.
+    """
+    with opened(path, _READING) as content:
+        return _read(content, name)
+
+
+def list_files(path: Path) -> dict[str, int]:
+    """The size in bytes of every file of an archive, by name, in the archive's order.
+
+    Raises:
+        ArchiveError: No such archive, or unsafe to unpack.
+    """
+    with opened(path, _READING) as content:
+        return {item.name: item.size_bytes for item in content if not item.is_dir}
+
+
+def unpack(path: Path, into: Path, *, limits: UnpackLimits | None = None) -> Manifest:
+    """Unpack a zip archive, or copy an archive directory, all or nothing.
+
+    All names, modes and promised sizes are checked first; then the files are written to a hidden
+    directory beside `into` while their real bytes are counted; then that directory is renamed. A
+    directory is copied rather than used in place, so that nobody changes a model that is being
+    served. Directories get mode 0755 and files 0644, whatever the archive says.
+
+    Args:
+        path: The archive.
+        into: Where the content goes; must not exist, or be an empty directory.
+        limits: The most it may take; None means `UnpackLimits()`.
+
+    Returns:
+        The archive's manifest.
+
+    Raises:
+        ArchiveError: Not an archive, or unsafe to unpack; nothing is left behind.
+    """
+    with opened(path, limits or UnpackLimits()) as content:
+        manifest = _manifest(content)
+        needed_bytes = sum(item.size_bytes for item in content)
+        free_bytes = shutil.disk_usage(into.parent).free
+        if needed_bytes > free_bytes:
+            raise ArchiveError(
+                f"unpacking takes {needed_bytes} bytes and {into.parent} has {free_bytes} free; "
+                "make room there"
+            )
+        staging = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=into.parent))
+        try:
+            _write_tree(content, staging)
+            staging.rename(into)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return manifest
+
+
+def digest(path: Path) -> str:
+    """The sha256 of an archive, in hexadecimal.
+
+    For a directory it covers the names and contents of all files in it, whatever their order.
+
+    Raises:
+        ArchiveError: No such archive, or a directory that is unsafe to copy.
+    """
+    if not path.is_dir():
+        try:
+            with path.open("rb") as file:
+                return _sha256(iter(partial(file.read, _COPY_BYTES), b""))
+        except OSError as error:
+            raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
+    with opened(path, _READING) as content:
+        lines = [f"{item.name} {_sha256(item.pieces())}\n" for item in content if not item.is_dir]
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _manifest(content: list[Item]) -> Manifest:
+    text = _read(content, MANIFEST_PATH)
+    if text is None:
+        raise ArchiveError(
+            f"no {MANIFEST_PATH} in it; build it with `flambeau export` or torch-model-archiver"
+        )
+    return Manifest.from_json(text)
+
+
+def _read(content: list[Item], name: str) -> bytes | None:
+    item = next((item for item in content if item.name == name and not item.is_dir), None)
+    if item is None:
+        return None
+    if item.size_bytes > _MAX_METADATA_BYTES:
+        raise ArchiveError(
+            f"entry {name!r} has {item.size_bytes} bytes, over {_MAX_METADATA_BYTES}; "
+            "build the archive again"
+        )
+    return b"".join(item.pieces())
+
+
+def _write_tree(content: list[Item], root: Path) -> None:
+    root.chmod(0o755)
+    for item in content:
+        path = root / item.name
+        directory = path if item.is_dir else path.parent
+        directory.mkdir(parents=True, exist_ok=True)
+        if not item.is_dir:
+            with path.open("xb") as file:
+                file.writelines(item.pieces())
+            path.chmod(0o644)
+    for path in root.rglob("*"):
+        if path.is_dir():
+            path.chmod(0o755)  # mkdir's own mode argument is cut by the umask
+
+
+def _write_entry(zipped: zipfile.ZipFile, name: str, source: Path | bytes) -> None:
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    info = zipfile.ZipInfo(name, date_time=_EPOCH)
+    info.create_system = 3  # Unix, on every system, for equal bytes
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    info.file_size = size  # tells zipfile whether zip64 is needed
+    if Path(name).suffix in _TEXT_SUFFIXES and size <= _MAX_DEFLATED_BYTES:
+        info.compress_type = zipfile.ZIP_DEFLATED
+    content = BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with content, zipped.open(info, "w") as target:
+        shutil.copyfileobj(content, target, _COPY_BYTES)
+
+
+def _check_complete(manifest: Manifest, files: Mapping[str, Path | bytes]) -> None:
+    named = (
+        manifest.serialized_file,
+        manifest.model_file,
+        manifest.requirements_file,
+        manifest.config_file,
+    )
+    for name in named:
+        if name is not None and name not in files:
+            raise ArchiveError(f"the manifest names {name!r}, which is not among the files")
+
+
+def _sha256(pieces: Iterator[bytes]) -> str:
+    total = hashlib.sha256()
+    for piece in pieces:
+        total.update(piece)
+    return total.hexdigest()
