@@ -1,9 +1,9 @@
 """The only things that cross between the front and a worker, as plain data.
 
-`wire.py` turns them into bytes and back. The front sends `LoadModel`, then any number of `RunBatch`;
-the worker answers the first with `LoadProgress`... and `Loaded` or `LoadFailed`, and each batch with
-one `BatchDone`. Both sides close the socket to say good-bye. Nothing is pickled: a worker runs the
-model author's code and is not trusted.
+`wire.py` turns them into bytes and back. The front sends `LoadModel`, then any number of
+`RunBatch`; the worker answers the first with `LoadProgress`... and `Loaded` or `LoadFailed`, and
+each batch with one `BatchDone`. Both sides close the socket to say good-bye. Nothing is pickled: a
+worker runs the model author's code and is not trusted.
 """
 
 from __future__ import annotations

@@ -1,0 +1,77 @@
+"""What surrounds every request: its id, the common headers, counting, and the access log."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flambeau.metrics import Metrics
+
+_access = logging.getLogger("flambeau.access")
+
+# TorchServe sends these with every response
+_COMMON_HEADERS = [
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
+    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
+]
+
+
+class Edge:
+    """Pure ASGI middleware around one listener's application.
+
+    Puts `request_id` into the scope's state, where routes and logs find it.
+    """
+
+    def __init__(self, app: ASGIApp, *, listener: str, metrics: Metrics, access_log: bool) -> None:
+        self._app = app
+        self._listener = listener
+        self._metrics = metrics
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_at = time.monotonic()
+        request_id = str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"x-request-id", request_id.encode()),
+                    *_COMMON_HEADERS,
+                ]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        finally:
+            self._note(scope, status, request_id, time.monotonic() - started_at)
+
+    def _note(self, scope: Scope, status: int, request_id: str, duration_s: float) -> None:
+        if status:
+            self._metrics.response_sent(listener=self._listener, status=status)
+        if self._access_log:
+            client = scope.get("client") or ("", 0)
+            _access.info(
+                "%s %s %s",
+                scope["method"],
+                scope["path"],
+                status or "aborted",
+                extra={
+                    "request_id": request_id,
+                    "listener": self._listener,
+                    "client": client[0],
+                    "status": status,
+                    "duration_ms": round(duration_s * 1000, 3),
+                },
+            )

@@ -1,0 +1,92 @@
+"""The one table from our errors to HTTP, and the shapes every response shares.
+
+Bodies and type names are TorchServe's: errors are `{"code", "type", "message"}`, messages are
+`{"status"}`, both two-space indented with a newline at the end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.responses import Response
+
+from flambeau import errors
+
+NOT_FOUND_TEXT = "Requested resource is not found, please refer to API document."
+METHOD_TEXT = "Requested method is not allowed, please refer to API document."
+
+# status and TorchServe's exception name; the closest base class of an error decides
+STATUS: dict[type[BaseException], tuple[int, str]] = {
+    errors.ConfigError: (400, "BadRequestException"),
+    errors.ArchiveError: (400, "InvalidModelException"),
+    errors.RequestError: (400, "BadRequestException"),
+    errors.UnsupportedContentType: (415, "UnsupportedMediaTypeException"),
+    errors.BodyTooLarge: (413, "RequestEntityTooLargeException"),
+    errors.NotFound: (404, "ResourceNotFoundException"),
+    errors.ModelNotFound: (404, "ModelNotFoundException"),
+    errors.ModelVersionNotFound: (404, "ModelVersionNotFoundException"),
+    errors.MethodNotAllowed: (405, "MethodNotAllowedException"),
+    errors.DefaultVersionInUse: (403, "InvalidModelVersionException"),
+    errors.Conflict: (409, "ConflictStatusException"),
+    errors.Overloaded: (503, "ServiceUnavailableException"),
+    errors.WorkerError: (500, "InternalServerException"),
+    errors.HandlerFailed: (503, "InternalServerException"),
+    errors.WorkerTimeout: (504, "InternalServerException"),
+    errors.OutOfResources: (507, "InternalServerException"),
+}
+_UNEXPECTED = (500, "InternalServerException")
+
+
+class PrettyJSON(Response):
+    """A JSON document as TorchServe writes it."""
+
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def status_message(text: str, *, code: int = 200) -> PrettyJSON:
+    """`{"status": text}`."""
+    return PrettyJSON({"status": text}, status_code=code)
+
+
+def error_response(error: BaseException, *, headers: Mapping[str, str] | None = None) -> PrettyJSON:
+    """The answer to a request that failed with `error`."""
+    code, kind = next((STATUS[base] for base in type(error).__mro__ if base in STATUS), _UNEXPECTED)
+    if isinstance(error, errors.WorkerError) and error.__cause__ is not None:
+        return error_body(code, kind, str(error), reason=str(error.__cause__))
+    extra = dict(headers or {})
+    if isinstance(error, errors.Overloaded):
+        extra["retry-after"] = str(error.retry_after_s)
+    if isinstance(error, errors.BodyTooLarge):
+        extra["connection"] = "close"  # the rest of the body is not read
+    known = isinstance(error, errors.FlambeauError)
+    text = str(error) if known else "the server made a mistake; its log has the request id"
+    return error_body(code, kind, text, headers=extra)
+
+
+def error_body(
+    code: int,
+    kind: str,
+    message: str,
+    *,
+    reason: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> PrettyJSON:
+    """`{"code", "type", "message"}`, and `reason` where there is a cause behind the message."""
+    document: dict[str, object] = {"code": code, "type": kind, "message": message}
+    if reason is not None:
+        document["reason"] = reason
+    return PrettyJSON(document, status_code=code, headers=dict(headers or {}))
+
+
+def http_error(code: int) -> PrettyJSON:
+    """The answer to what the router itself refuses, e.g. an unknown path."""
+    if code == HTTPStatus.NOT_FOUND:
+        return error_response(errors.NotFound(NOT_FOUND_TEXT))
+    if code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return error_response(errors.MethodNotAllowed(METHOD_TEXT))
+    return error_body(code, "BadRequestException", HTTPStatus(code).phrase)

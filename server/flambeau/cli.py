@@ -1,0 +1,260 @@
+"""The `flambeau` command: serve, export, archive, models.
+
+Each subcommand imports what it needs when it runs, so that `--help` is quick and only exporting
+brings torch in. Errors are one line on stderr and exit code 2; a refused deployment is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote
+
+import flambeau
+from flambeau.config import ServeConfig
+from flambeau.errors import ConfigError, FlambeauError
+
+Command: TypeAlias = Callable[[argparse.Namespace], int]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    args = _parser().parse_args(arguments)
+    run: Command = args.run
+    try:
+        return run(args)
+    except FlambeauError as error:
+        print(f"flambeau: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flambeau", description="Carry a PyTorch model from training into production."
+    )
+    parser.add_argument("--version", action="version", version=f"flambeau {flambeau.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_serve(commands.add_parser("serve", help="answer predictions over HTTP"))
+    _add_export(commands.add_parser("export", help="make an archive of a checkpoint"))
+    _add_archive(commands.add_parser("archive", help="look into archives"))
+    _add_models(commands.add_parser("models", help="change what a running server serves"))
+    return parser
+
+
+# serve
+
+
+def _add_serve(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(run=_serve)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings in TOML")
+    for spec in dataclasses.fields(ServeConfig):
+        flag = "--" + spec.name.replace("_", "-")
+        options: dict[str, object] = {"dest": spec.name, "default": argparse.SUPPRESS}
+        if spec.type == "bool":
+            options["action"] = argparse.BooleanOptionalAction
+        elif spec.type == "tuple[str, ...]":
+            options |= {"nargs": "+", "metavar": "MODEL"}
+        else:
+            options["metavar"] = "VALUE"
+        text = f"{spec.metadata['help']} (default: {_shown(spec.default)})"
+        parser.add_argument(flag, help=text.replace("%", "%%"), **options)  # type: ignore[arg-type]  # argparse's options differ by action
+
+
+def _shown(default: object) -> str:
+    if default == ():
+        return "none"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from flambeau.logging import configure  # noqa: PLC0415
+    from flambeau.app import Audience  # noqa: PLC0415
+    from flambeau.serving import serve  # noqa: PLC0415
+
+    names = {spec.name for spec in dataclasses.fields(ServeConfig)}
+    flags = {key: value for key, value in vars(args).items() if key in names}
+    config = ServeConfig.load(file=args.config, environment=os.environ, flags=flags)
+    configure(config.log_level)
+
+    def on_started(urls: dict[Audience, str]) -> None:
+        for audience, url in urls.items():
+            print(f"{audience.value} at {url}")
+        print("Model server started.", flush=True)
+
+    return _run_async(serve(config, on_started=on_started))
+
+
+def _run_async(work: Coroutine[object, object, int]) -> int:
+    if sys.platform == "win32":
+        raise ConfigError("the server needs POSIX sockets and signals; use Linux or macOS")
+    import uvloop  # noqa: PLC0415  # absent on Windows
+
+    return uvloop.run(work)
+
+
+# export and archive
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    from flambeau.export import command  # noqa: PLC0415
+
+    command.configure(parser)
+    parser.set_defaults(run=command.run)
+
+
+def _add_archive(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    show = commands.add_parser("show", help="print what an archive says about itself")
+    show.add_argument("archive", type=Path)
+    show.set_defaults(run=_show_archive)
+
+
+def _show_archive(args: argparse.Namespace) -> int:
+    from flambeau.archive_summary import describe_archive  # noqa: PLC0415
+
+    print(describe_archive(args.archive))
+    return 0
+
+
+# models
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--management-url",
+        default=os.environ.get("FLAMBEAU_MANAGEMENT_URL", "http://127.0.0.1:8081"),
+        help="the server's management listener (default: %(default)s)",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, run: Command, text: str, *, version: bool = False
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        if name != "list":
+            command.add_argument("model", metavar="NAME")
+        if version:
+            command.add_argument("version", nargs="?" if name != "set-default" else None)
+        return command
+
+    add("list", _list_models, "show every model, its versions and their state")
+    add("describe", _describe_model, "show one model's versions and workers", version=True)
+    deploy = add("deploy", _deploy, "put a new version into service and remove the old one")
+    register = add("register", _register, "add a version without making it the default")
+    for command in (deploy, register):
+        command.add_argument(
+            "archive", metavar="ARCHIVE", help="a file, or the name of one in the model store"
+        )
+        command.add_argument("--workers", type=int, help="workers to start")
+        command.add_argument("--batch-size", type=int, help="most requests per handler call")
+        command.add_argument(
+            "--model-store",
+            type=Path,
+            default=Path(os.environ.get("FLAMBEAU_MODEL_STORE", "model_store")),
+            help="the server's model store, which a file is copied into (default: %(default)s)",
+        )
+    scale = add("scale", _scale, "change the number of workers", version=True)
+    scale.add_argument("--workers", type=int, required=True)
+    add("set-default", _set_default, "let a version answer by default", version=True)
+    add("unregister", _unregister, "drain and remove a version", version=True)
+
+
+def _list_models(args: argparse.Namespace) -> int:
+    from flambeau.client import ManagementClient  # noqa: PLC0415
+
+    with ManagementClient(args.management_url) as client:
+        for entry in client.list_models():
+            default = client.call("GET", _path(entry["modelName"]))[0]["modelVersion"]
+            for version in client.call("GET", _path(entry["modelName"], "all")):
+                mark = "*" if version["modelVersion"] == default else " "
+                print(
+                    f"{mark} {version['modelName']} {version['modelVersion']} {version['status']} "
+                    f"workers={len(version['workers'])} {version['modelUrl']} {version['reason']}"
+                )
+    return 0
+
+
+def _describe_model(args: argparse.Namespace) -> int:
+    return _call_and_print(args, "GET", _path(args.model, args.version or "all"))
+
+
+def _deploy(args: argparse.Namespace) -> int:
+    from flambeau.client import ManagementClient  # noqa: PLC0415
+    from flambeau.deployment import DeployStep  # noqa: PLC0415
+
+    name = _in_store(args.archive, args.model_store)
+    with ManagementClient(args.management_url) as client:
+        for event in client.deploy(
+            args.model, name, initial_workers=args.workers, batch_size=args.batch_size
+        ):
+            detail = f": {event.message}" if event.message else ""
+            print(f"{event.model} {event.version} {event.step.value}{detail}", flush=True)
+            if event.step is DeployStep.DONE:
+                return 0
+    return 1
+
+
+def _register(args: argparse.Namespace) -> int:
+    name = _in_store(args.archive, args.model_store)
+    return _call_and_print(
+        args,
+        "POST",
+        "/models",
+        url=name,
+        model_name=args.model,
+        initial_workers=1 if args.workers is None else args.workers,
+        batch_size=args.batch_size,
+    )
+
+
+def _scale(args: argparse.Namespace) -> int:
+    return _call_and_print(
+        args,
+        "PUT",
+        _path(args.model, args.version),
+        min_worker=args.workers,
+        max_worker=args.workers,
+        synchronous="true",
+    )
+
+
+def _set_default(args: argparse.Namespace) -> int:
+    return _call_and_print(args, "PUT", _path(args.model, args.version) + "/set-default")
+
+
+def _unregister(args: argparse.Namespace) -> int:
+    return _call_and_print(args, "DELETE", _path(args.model, args.version))
+
+
+def _call_and_print(
+    args: argparse.Namespace, method: str, path: str, **parameters: str | int | None
+) -> int:
+    from flambeau.client import ManagementClient  # noqa: PLC0415
+
+    with ManagementClient(args.management_url) as client:
+        answer = client.call(method, path, **parameters)
+    print(answer["status"] if "status" in answer else json.dumps(answer, indent=2))
+    return 0
+
+
+def _path(model: str, version: str | None = None) -> str:
+    return f"/models/{quote(model, safe='')}" + (f"/{quote(version, safe='')}" if version else "")
+
+
+def _in_store(archive: str, store: Path) -> str:
+    """The archive's name in the server's store; a file elsewhere is copied into it first."""
+    from flambeau.store import ModelStore  # noqa: PLC0415
+
+    path = Path(archive)
+    if not path.is_file():
+        return archive  # a name in the store; the server says when there is none
+    return ModelStore(store).add(path).name

@@ -1,0 +1,251 @@
+"""The server's settings, one frozen dataclass.
+
+Later sources win: defaults, file, environment, flags. The file is TOML with the field names as
+keys; the environment uses `FLAMBEAU_` and the name in capitals; flags use the name with dashes.
+What a model sets for itself is in `model_settings.py`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flambeau.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+_C = TypeVar("_C", bound="ServeConfig")
+_ENVIRONMENT_PREFIX = "FLAMBEAU_"
+_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener is bound; port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `HOST:PORT`, `[IPv6]:PORT` or `:PORT`; raises ValueError with the reason."""
+        host, separator, port = text.rpartition(":")
+        if not separator or not port.isdigit() or not 0 <= int(port) <= 65535:
+            raise ValueError("give HOST:PORT with a port from 0 to 65535")
+        return cls(host.strip("[]") or "127.0.0.1", int(port))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _help(text: str) -> dict[str, str]:
+    """Metadata of a field: the sentence that `--help` and the docs show."""
+    return {"help": text}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServeConfig:
+    """Everything `flambeau serve` can be told; validated when built."""
+
+    inference_address: Address = field(
+        default=Address("127.0.0.1", 8080),
+        metadata=_help("where predictions are answered, HOST:PORT"),
+    )
+    management_address: Address = field(
+        default=Address("127.0.0.1", 8081),
+        metadata=_help("where models are registered, scaled and removed, HOST:PORT"),
+    )
+    metrics_address: Address = field(
+        default=Address("127.0.0.1", 8082), metadata=_help("where Prometheus scrapes, HOST:PORT")
+    )
+    allow_remote_management: bool = field(
+        default=False,
+        metadata=_help(
+            "bind the management listener to other addresses than this machine's own; whoever "
+            "reaches it can run code here"
+        ),
+    )
+    enable_model_api: bool = field(
+        default=True,
+        metadata=_help("allow registering, deploying and removing models over HTTP"),
+    )
+    model_store: Path = field(
+        default=Path("model_store"), metadata=_help("directory of model archives")
+    )
+    models: tuple[str, ...] = field(
+        default=(),
+        metadata=_help("archives to serve from the start: NAME=ARCHIVE, ARCHIVE, or `all`"),
+    )
+    default_workers_per_model: int = field(
+        default=0,
+        metadata=_help(
+            "workers of a model loaded at the start; 0: one for each GPU, or one without GPUs"
+        ),
+    )
+    num_gpus: int = field(default=-1, metadata=_help("CUDA devices to use; -1: all there are"))
+    job_queue_size: int = field(
+        default=100, metadata=_help("requests that may wait per model version")
+    )
+    max_request_bytes: int = field(
+        default=6_553_500, metadata=_help("largest request body, in bytes")
+    )
+    max_response_bytes: int = field(default=6_553_500, metadata=_help("largest answer, in bytes"))
+    default_response_timeout_s: float = field(
+        default=120.0, metadata=_help("seconds one batch may take")
+    )
+    default_startup_timeout_s: float = field(
+        default=120.0, metadata=_help("seconds a worker may take to be ready")
+    )
+    drain_timeout_s: float = field(
+        default=30.0,
+        metadata=_help(
+            "seconds that requests in flight have to finish when a version or the server stops"
+        ),
+    )
+    drain_delay_s: float = field(
+        default=0.0,
+        metadata=_help(
+            "seconds between `not ready` and closing the listener, for load balancers to notice"
+        ),
+    )
+    keep_alive_s: float = field(
+        default=75.0, metadata=_help("seconds an idle connection is kept open")
+    )
+    fixed_batch_window: bool = field(
+        default=False,
+        metadata=_help(
+            "hold each batch that is not full for max_batch_delay, as TorchServe does, even when "
+            "a worker is idle"
+        ),
+    )
+    access_log: bool = field(default=True, metadata=_help("log one line per request"))
+    log_level: str = field(default="INFO", metadata=_help("DEBUG, INFO, WARNING or ERROR"))
+
+    def __post_init__(self) -> None:
+        for name in ("job_queue_size", "max_request_bytes", "max_response_bytes"):
+            _require(self, name, minimum=1)
+        for name in ("default_workers_per_model", "drain_timeout_s", "drain_delay_s"):
+            _require(self, name, minimum=0)
+        for name in ("default_response_timeout_s", "default_startup_timeout_s", "keep_alive_s"):
+            _require(self, name, minimum=0.001)
+        _require(self, "num_gpus", minimum=-1)
+        if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+            raise ConfigError(f"log_level is {self.log_level!r}; use DEBUG, INFO, WARNING or ERROR")
+        if not (self.management_address.is_loopback or self.allow_remote_management):
+            raise ConfigError(
+                f"management_address is {self.management_address}, which other machines can reach, "
+                "and whoever registers a model runs code here; bind it to 127.0.0.1, or set "
+                "allow_remote_management when the network in front of it is closed"
+            )
+
+    @classmethod
+    def load(
+        cls: type[_C],
+        *,
+        file: Path | None = None,
+        environment: Mapping[str, str],
+        flags: Mapping[str, object],
+    ) -> _C:
+        """Merge all sources; `flags` holds what was given on the command line only.
+
+        Raises:
+            ConfigError: A file that cannot be read, or a key or value that is wrong.
+        """
+        values: dict[str, Any] = {}
+        if file is not None:
+            for key, value in _read_toml(file).items():
+                values[key] = _convert(cls, key, value, f"{file}: {key}")
+        for spec in fields(cls):
+            variable = _ENVIRONMENT_PREFIX + spec.name.upper()
+            if variable in environment:
+                values[spec.name] = _convert(cls, spec.name, environment[variable], variable)
+        for key, value in flags.items():
+            values[key] = _convert(cls, key, value, "--" + key.replace("_", "-"))
+        return cls(**values)
+
+
+def _require(config: ServeConfig, name: str, *, minimum: float) -> None:
+    value = getattr(config, name)
+    if not value >= minimum:
+        raise ConfigError(f"{name} is {value}; use {minimum:g} or more")
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"config file {file} cannot be read: {error}") from error
+    return document
+
+
+def _convert(cls: type, key: str, value: object, source: str) -> object:
+    """A value as its field's type; `source` is what the message calls it."""
+    converters = {spec.name: _CONVERTERS[str(spec.type)] for spec in fields(cls)}
+    if key not in converters:
+        near = difflib.get_close_matches(key, converters, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(converters)}"
+        raise ConfigError(f"{source} is not a setting; {hint}")
+    try:
+        return converters[key](value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source} is {value!r}; {error}") from error
+
+
+def _bool(value: object) -> bool:
+    text = str(value).lower()
+    if text not in _TRUE | _FALSE:
+        raise ValueError("give true or false")
+    return text in _TRUE
+
+
+def _int(value: object) -> int:
+    if isinstance(value, (bool, float)):
+        raise TypeError("give a whole number")
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ValueError("give a whole number") from None
+
+
+def _float(value: object) -> float:
+    if isinstance(value, bool):
+        raise TypeError("give a number of seconds")
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ValueError("give a number of seconds") from None
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, (list, tuple)):
+        return tuple(str(part) for part in value)
+    raise TypeError("give a list of names")
+
+
+_CONVERTERS: dict[str, Callable[[object], object]] = {
+    "Address": lambda value: Address.parse(str(value)),
+    "Path": lambda value: Path(str(value)),
+    "bool": _bool,
+    "int": _int,
+    "float": _float,
+    "str": str,
+    "tuple[str, ...]": _names,
+}

@@ -1,0 +1,127 @@
+"""What one model version may set for itself: workers, batching, deadlines, devices.
+
+Explicit arguments of a registration win over the archive's YAML, which wins over the server's
+defaults. YAML keys are TorchServe's (`minWorkers`, `batchSize`, ...).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flambeau.errors import ArchiveError, BadParameter
+from flambeau.manifest import Manifest
+
+_log = logging.getLogger(__name__)
+
+MAX_WORKERS = 1024  # per version; more is a slip of the finger on any machine of today
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelSettings:
+    """One version's settings; validated when built.
+
+    Attributes:
+        min_workers: Workers to keep, 0 to `MAX_WORKERS`.
+        max_workers: At least `min_workers`.
+        batch_size: Most requests per handler call, 1 or more; 1 turns batching off.
+        max_batch_delay_ms: Longest time a batch that is not full may be held back, 0 or more.
+        response_timeout_s: Seconds one handler call may take.
+        startup_timeout_s: Seconds a worker may take until it is ready.
+        max_retry_timeout_s: Seconds of failing in a row after which a worker is given up.
+        job_queue_size: Requests that may wait, 1 or more.
+        device_type: `cpu` or `gpu`; None takes GPUs when there are any.
+        device_ids: GPUs to use; None for all.
+    """
+
+    min_workers: int = 0
+    max_workers: int = 0
+    batch_size: int = 1
+    max_batch_delay_ms: int = 100
+    response_timeout_s: float = 120.0
+    startup_timeout_s: float = 120.0
+    max_retry_timeout_s: float = 300.0
+    job_queue_size: int = 100
+    device_type: str | None = None
+    device_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        limits = {
+            "initial_workers": (self.min_workers, 0, MAX_WORKERS),
+            "max_worker": (self.max_workers, 0, MAX_WORKERS),
+            "batch_size": (self.batch_size, 1, 65536),
+            "max_batch_delay": (self.max_batch_delay_ms, 0, 3_600_000),
+            "response_timeout": (self.response_timeout_s, 0.001, 86400),
+            "startup_timeout": (self.startup_timeout_s, 0.001, 86400),
+            "job_queue_size": (self.job_queue_size, 1, 1_000_000),
+        }
+        for name, (value, low, high) in limits.items():
+            if not low <= value <= high:
+                raise BadParameter(f"{name} is {value}; use {low} to {high}")
+        if self.max_workers < self.min_workers:
+            raise BadParameter("max_worker cannot be less than min_worker.")  # TorchServe's text
+
+    def with_yaml(self, document: Mapping[str, Any]) -> ModelSettings:
+        """These settings with the archive's wishes on top.
+
+        A value of the wrong type is ignored with a warning, as TorchServe does.
+        """
+        changes: dict[str, Any] = {}
+        for key, (name, kind) in _YAML_KEYS.items():
+            value = document.get(key)
+            if value is None:
+                continue
+            if isinstance(value, kind) and not isinstance(value, bool):
+                changes[name] = tuple(value) if isinstance(value, list) else value
+            else:
+                _log.warning("model YAML key %s is %r; expected %s; ignored", key, value, kind)
+        low = changes.pop("min_workers", 0)
+        high = changes.pop("max_workers", low)
+        if low > 0 and high >= low:
+            changes |= {"min_workers": low, "max_workers": high}
+        return replace(self, **changes)
+
+    def with_workers(self, low: int, high: int | None = None) -> ModelSettings:
+        """The same version with other worker counts; `high` defaults to `low`."""
+        return replace(self, min_workers=low, max_workers=low if high is None else high)
+
+
+_YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "minWorkers": ("min_workers", int),
+    "maxWorkers": ("max_workers", int),
+    "batchSize": ("batch_size", int),
+    "maxBatchDelay": ("max_batch_delay_ms", int),
+    "responseTimeout": ("response_timeout_s", (int, float)),
+    "startupTimeout": ("startup_timeout_s", (int, float)),
+    "maxRetryTimeoutInSec": ("max_retry_timeout_s", (int, float)),
+    "jobQueueSize": ("job_queue_size", int),
+    "deviceType": ("device_type", str),
+    "deviceIds": ("device_ids", list),
+}
+
+
+def read_model_yaml(model_dir: Path, manifest: Manifest) -> dict[str, Any]:
+    """The document the manifest's `configFile` names; empty when there is none.
+
+    Raises:
+        ArchiveError: The file is missing, or is not a YAML mapping.
+    """
+    if manifest.config_file is None:
+        return {}
+    try:
+        text = (model_dir / manifest.config_file).read_text(encoding="utf-8")
+        document = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ArchiveError(f"{manifest.config_file} cannot be read: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ArchiveError(
+            f"{manifest.config_file} holds {type(document).__name__}, not a mapping of settings"
+        )
+    return document

@@ -1,0 +1,79 @@
+"""From an archive's name in the store to a package that workers can load.
+
+Reading and unpacking block, so they run in threads; the event loop only ever sees the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+
+from flambeau.archive import digest, read_manifest
+from flambeau.errors import ArchiveError
+from flambeau.manifest import Manifest
+from flambeau.model_settings import ModelSettings, read_model_yaml
+from flambeau.model_version import Package
+from flambeau.store import ModelStore
+
+
+class PackageLoader:
+    """Opens archives of one store with the server's default settings."""
+
+    def __init__(self, store: ModelStore, *, defaults: ModelSettings) -> None:
+        self._store = store
+        self._defaults = defaults
+
+    async def load(self, url: str, *, handler: str | None = None) -> tuple[Package, ModelSettings]:
+        """Unpack an archive and read what its author wishes for.
+
+        Args:
+            url: An entry of the model store.
+            handler: Overrides the manifest's handler.
+
+        Raises:
+            ModelNotFound: There is no such entry.
+            ArchiveError: It is unreadable, unsafe or incomplete.
+        """
+        return await asyncio.to_thread(self._load, url, handler)
+
+    async def discard(self, package: Package) -> None:
+        """Delete a package's unpacked files."""
+        await asyncio.to_thread(shutil.rmtree, package.model_dir, ignore_errors=True)
+
+    async def startup_urls(self, models: tuple[str, ...]) -> list[tuple[str | None, str]]:
+        """`--models` as pairs of name and archive; the name is None where the manifest has it."""
+        if any(model.lower() == "all" for model in models):
+            return [(None, name) for name in await asyncio.to_thread(self._store.names)]
+        pairs = [model.rpartition("=") for model in models]
+        return [(name or None, url) for name, _, url in pairs]
+
+    def _load(self, url: str, handler: str | None) -> tuple[Package, ModelSettings]:
+        path = self._store.find(url)
+        manifest = read_manifest(path)
+        _check_servable(manifest, handler=handler)
+        model_dir = self._store.unpack(path)
+        try:
+            document = read_model_yaml(model_dir, manifest)
+            settings = self._defaults.with_yaml(document)
+        except BaseException:
+            shutil.rmtree(model_dir, ignore_errors=True)
+            raise
+        package = Package(
+            url=url,
+            digest=digest(path),
+            model_dir=model_dir,
+            manifest=manifest,
+            handler=handler,
+        )
+        return package, settings
+
+
+def _check_servable(manifest: Manifest, *, handler: str | None) -> None:
+    if manifest.runtime == "LSP":
+        raise ArchiveError(
+            "runtime LSP (TorchServe's C++ backend) is not supported; package a Python handler"
+        )
+    if handler is None and manifest.handler is None:
+        raise ArchiveError(
+            "the archive names no handler; add one to it, or give `handler` when registering"
+        )

@@ -1,0 +1,325 @@
+"""One worker process, seen from the front: start it, load it, run batches, end it.
+
+The process is `python -m flambeau.worker` in a process group of its own, joined by one socketpair.
+Deadlines are kept here, from outside: a worker that misses one is killed with its whole group.
+Retrying and replacing are `ModelVersion`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NoReturn, TypeAlias
+
+from flambeau import wire
+from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerTimeout
+from flambeau.messages import (
+    BatchDone,
+    FailureKind,
+    InferenceRequest,
+    Loaded,
+    LoadModel,
+    LoadProgress,
+    LoadStage,
+    RunBatch,
+    ToFront,
+    ToWorker,
+)
+from flambeau.messages import LoadFailed as LoadFailedMessage
+
+Stream: TypeAlias = Literal["stdout", "stderr"]
+OnOutput: TypeAlias = Callable[[Stream, str], None]
+
+_MAX_LINE_BYTES = 8192  # longer output lines are logged in pieces
+_FRAME_OVERHEAD_BYTES = 1 << 20  # headers and message framing beside the answers of one batch
+
+
+class WorkerProcess:
+    """A running worker; make one with `start`."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        channel: _Channel,
+        load: LoadModel,
+        *,
+        response_timeout_s: float,
+        on_output: OnOutput,
+    ) -> None:
+        # for the life of the process
+        self._process = process
+        self._channel = channel
+        self._load = load
+        self._response_timeout_s = response_timeout_s
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._drains = [
+            asyncio.ensure_future(_drain_output(process.stdout, "stdout", on_output)),
+            asyncio.ensure_future(_drain_output(process.stderr, "stderr", on_output)),
+        ]
+        self._exited = asyncio.ensure_future(self._watch_exit())
+        # for the life of one batch
+        self._batch_id = 0
+
+    @classmethod
+    async def start(
+        cls,
+        load: LoadModel,
+        *,
+        environment: Mapping[str, str],
+        response_timeout_s: float,
+        on_output: OnOutput,
+    ) -> WorkerProcess:
+        """Start the process and send it `load`; `wait_ready` tells how it went.
+
+        Args:
+            load: What to load, and the limits of every batch to come.
+            environment: The worker's whole environment.
+            response_timeout_s: Longest time one batch may take.
+            on_output: Called with each line the process prints.
+
+        Raises:
+            WorkerDied: The operating system cannot start a process now.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "flambeau.worker", "--fd", str(theirs.fileno())),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                # the archive's files, or the front's folder, must not shadow modules of ours
+                env={**environment, "PYTHONSAFEPATH": "1"},
+            )
+        except OSError as error:
+            ours.close()
+            raise WorkerDied(f"a worker process cannot be started: {error}") from error
+        finally:
+            theirs.close()  # else our side never sees the end of file when the worker dies
+        max_frame_bytes = load.max_batch_size * load.max_response_bytes + _FRAME_OVERHEAD_BYTES
+        channel = _Channel(max_frame_bytes=max_frame_bytes)
+        ours.setblocking(False)  # noqa: FBT003  # socket's own signature
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: channel, sock=ours)
+        channel.send(load)
+        return cls(
+            process, channel, load, response_timeout_s=response_timeout_s, on_output=on_output
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident memory; 0 where the system does not tell or the process is gone."""
+        try:
+            pages = Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    async def wait_ready(
+        self, *, timeout_s: float, on_progress: Callable[[LoadStage], None]
+    ) -> Loaded:
+        """Wait until the model is loaded, warm and checked.
+
+        Raises:
+            LoadFailed: The worker says why it cannot serve; it is gone when this is raised.
+            OutOfResources: The same, for lack of memory.
+            WorkerTimeout: Not ready in time; it is killed.
+            WorkerDied: It ended without a word.
+        """
+        stage = LoadStage.STARTING
+        deadline_at = asyncio.get_running_loop().time() + timeout_s
+        while True:
+            try:
+                message = await self._receive(
+                    deadline_at, f"while {stage.value}, within startup_timeout {timeout_s:g} s"
+                )
+            except (WorkerDied, WorkerTimeout):
+                await self.kill()
+                raise
+            match message:
+                case LoadProgress(stage=stage):
+                    on_progress(stage)
+                case Loaded():
+                    return message
+                case LoadFailedMessage():
+                    await self.kill()
+                    memory = message.kind is FailureKind.OUT_OF_RESOURCES
+                    raise (OutOfResources if memory else LoadFailed)(
+                        f"{_doing(message.stage)} failed: {message.message}"
+                    )
+                case BatchDone():
+                    await self.kill()
+                    raise WorkerDied("the worker broke the protocol before it was ready")
+
+    async def run(self, requests: Sequence[InferenceRequest]) -> BatchDone:
+        """Answer one batch, one result per request and in their order; one batch at a time.
+
+        Raises:
+            WorkerDied: It ended, or broke the protocol, before it answered.
+            WorkerTimeout: No answer within `response_timeout_s`; it is killed.
+        """
+        self._batch_id += 1
+        self._channel.send(RunBatch(batch_id=self._batch_id, requests=list(requests)))
+        deadline_at = asyncio.get_running_loop().time() + self._response_timeout_s
+        try:
+            message = await self._receive(
+                deadline_at, f"within response_timeout {self._response_timeout_s:g} s"
+            )
+        except (WorkerDied, WorkerTimeout):
+            await self.kill()
+            raise
+        if not isinstance(message, BatchDone) or message.batch_id != self._batch_id:
+            return await self._protocol_broken()
+        if len(message.results) != len(requests):
+            return await self._protocol_broken()
+        return message
+
+    async def _protocol_broken(self) -> NoReturn:
+        await self.kill()
+        raise WorkerDied("Worker died.")
+
+    async def wait_exited(self) -> str:
+        """Wait for the end of the process; returns how it ended, for people."""
+        return describe_exit(await asyncio.shield(self._exited))
+
+    async def stop(self, *, grace_s: float) -> None:
+        """End an idle worker: close its socket, and kill its group if it lingers."""
+        self._channel.close()
+        await asyncio.wait({self._exited}, timeout=grace_s)
+        await self.kill()
+
+    async def kill(self) -> None:
+        """End the whole process group at once and reap it."""
+        self._channel.close()
+        _kill_group(self._process.pid)
+        await asyncio.shield(self._exited)
+
+    async def _receive(self, deadline_at: float, limit: str) -> ToFront:
+        timeout_s = deadline_at - asyncio.get_running_loop().time()
+        try:
+            return await asyncio.wait_for(self._channel.receive(), timeout_s)
+        except asyncio.TimeoutError:
+            raise WorkerTimeout(f"the worker gave no answer {limit}; it was restarted") from None
+        except EOFError:
+            raise WorkerDied("Worker died.") from None  # TorchServe's text
+
+    async def _watch_exit(self) -> int:
+        code = await self._process.wait()
+        _kill_group(self._process.pid)  # what the handler may have started beside itself
+        self._channel.close()
+        for drain in self._drains:
+            await drain
+        return code
+
+
+def describe_exit(code: int) -> str:
+    """`exit code 3`, or `killed by SIGSEGV`."""
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+class _Channel(asyncio.BufferedProtocol):
+    """Our end of the socketpair: frames in and out; at most one receiver at a time."""
+
+    def __init__(self, *, max_frame_bytes: int) -> None:
+        self._reader = wire.FrameReader(max_frame_bytes=max_frame_bytes)
+        self._transport: asyncio.Transport | None = None
+        self._inbox: deque[ToFront] = deque()
+        self._receiver: asyncio.Future[ToFront] | None = None
+        self._open = True
+
+    def send(self, message: ToWorker) -> None:
+        """Queue a message for sending; nothing happens once the channel is closed."""
+        if self._transport is not None and self._open:
+            self._transport.write(wire.encode(message))
+
+    def receive(self) -> asyncio.Future[ToFront]:
+        """The next message; EOFError when the worker has closed its end or sent garbage."""
+        receiver: asyncio.Future[ToFront] = asyncio.get_running_loop().create_future()
+        if self._inbox:
+            receiver.set_result(self._inbox.popleft())
+        elif self._open:
+            self._receiver = receiver
+        else:
+            receiver.set_exception(EOFError())
+        return receiver
+
+    def close(self) -> None:
+        self._open = False
+        if self._transport is not None:
+            self._transport.abort()
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_exception(EOFError())
+
+    # asyncio.BufferedProtocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the reader knows better
+        return self._reader.get_buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        try:
+            for payload in self._reader.received(nbytes):
+                self._deliver(wire.decode_to_front(payload))
+        except wire.WireError:
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the end is the end
+        self.close()
+
+    def _deliver(self, message: ToFront) -> None:
+        if self._receiver is not None and not self._receiver.done():
+            self._receiver.set_result(message)
+        else:
+            self._inbox.append(message)
+
+
+async def _drain_output(reader: asyncio.StreamReader, stream: Stream, on_output: OnOutput) -> None:
+    """Hand over lines as they come; never lets the worker block on a full pipe."""
+    rest = b""
+    while chunk := await reader.read(1 << 16):
+        *lines, rest = (rest + chunk).split(b"\n")
+        while len(rest) > _MAX_LINE_BYTES:
+            lines.append(rest[:_MAX_LINE_BYTES])
+            rest = rest[_MAX_LINE_BYTES:]
+        for line in lines:
+            on_output(stream, line.decode(errors="replace").rstrip("\r"))
+    if rest:
+        on_output(stream, rest.decode(errors="replace"))
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return  # gone already; the id may be another user's by now
+
+
+def _doing(stage: LoadStage) -> str:
+    return {
+        LoadStage.STARTING: "starting the worker",
+        LoadStage.LOADING: "loading the model",
+        LoadStage.WARMING_UP: "warming up",
+        LoadStage.CHECKING: "the self-check",
+        LoadStage.READY: "serving",
+    }[stage]
