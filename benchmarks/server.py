@@ -54,6 +54,7 @@ class Addresses:
             "FLAMBEAU_INFERENCE_ADDRESS": self.inference,
             "FLAMBEAU_MANAGEMENT_ADDRESS": self.management,
             "FLAMBEAU_METRICS_ADDRESS": self.metrics,
+            "FLAMBEAU_MANAGEMENT_URL": f"http://{self.management}",
         }
 
 
