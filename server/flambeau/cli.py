@@ -75,8 +75,8 @@ def _shown(default: object) -> str:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from flambeau.logging import configure  # noqa: PLC0415
     from flambeau.app import Audience  # noqa: PLC0415
+    from flambeau.logging import configure  # noqa: PLC0415
     from flambeau.serving import serve  # noqa: PLC0415
 
     names = {spec.name for spec in dataclasses.fields(ServeConfig)}

@@ -41,4 +41,4 @@ def configure(level: str, *, stream: TextIO | None = None) -> None:
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("httpx").setLevel("WARNING")  # else each request of ours is a line
+    logging.getLogger("uvicorn.error").setLevel("WARNING")  # our own lines tell the server's life

@@ -34,6 +34,11 @@ class LoadStage(str, Enum):
     CHECKING = "checking"
     READY = "ready"
 
+    @property
+    def text(self) -> str:
+        """The stage in a sentence."""
+        return self.value.replace("_", " ")
+
 
 class Input(msgspec.Struct, frozen=True):
     """One named part of a request, as the client sent it.

@@ -15,7 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn, TypeAlias
+from typing import Literal, NoReturn, TypeAlias, cast
 
 from flambeau import wire
 from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerTimeout
@@ -37,6 +37,7 @@ Stream: TypeAlias = Literal["stdout", "stderr"]
 OnOutput: TypeAlias = Callable[[Stream, str], None]
 
 _MAX_LINE_BYTES = 8192  # longer output lines are logged in pieces
+_NUM_LAST_LINES = 5  # of its output, quoted when a worker dies while loading
 _FRAME_OVERHEAD_BYTES = 1 << 20  # headers and message framing beside the answers of one batch
 
 
@@ -57,11 +58,17 @@ class WorkerProcess:
         self._channel = channel
         self._load = load
         self._response_timeout_s = response_timeout_s
+        self._last_lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
+
+        def on_line(stream: Stream, line: str) -> None:
+            self._last_lines.append(line)
+            on_output(stream, line)
+
         assert process.stdout is not None
         assert process.stderr is not None
         self._drains = [
-            asyncio.ensure_future(_drain_output(process.stdout, "stdout", on_output)),
-            asyncio.ensure_future(_drain_output(process.stderr, "stderr", on_output)),
+            asyncio.ensure_future(_drain_output(process.stdout, "stdout", on_line)),
+            asyncio.ensure_future(_drain_output(process.stderr, "stderr", on_line)),
         ]
         self._exited = asyncio.ensure_future(self._watch_exit())
         # for the life of one batch
@@ -146,9 +153,15 @@ class WorkerProcess:
                 message = await self._receive(
                     deadline_at, f"while {stage.value}, within startup_timeout {timeout_s:g} s"
                 )
-            except (WorkerDied, WorkerTimeout):
+            except WorkerTimeout:
                 await self.kill()
                 raise
+            except WorkerDied as error:
+                how = await self.wait_exited()
+                raise WorkerDied(
+                    f"the worker ended while {stage.text}: {how}; its last "
+                    f"output was: {' | '.join(self._last_lines) or 'none'}"
+                ) from error
             match message:
                 case LoadProgress(stage=stage):
                     on_progress(stage)
@@ -158,7 +171,7 @@ class WorkerProcess:
                     await self.kill()
                     memory = message.kind is FailureKind.OUT_OF_RESOURCES
                     raise (OutOfResources if memory else LoadFailed)(
-                        f"{_doing(message.stage)} failed: {message.message}"
+                        f"{message.stage.text} failed: {message.message}"
                     )
                 case BatchDone():
                     await self.kill()
@@ -271,8 +284,7 @@ class _Channel(asyncio.BufferedProtocol):
     # asyncio.BufferedProtocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the reader knows better
         return self._reader.get_buffer()
@@ -313,13 +325,3 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         return  # gone already; the id may be another user's by now
-
-
-def _doing(stage: LoadStage) -> str:
-    return {
-        LoadStage.STARTING: "starting the worker",
-        LoadStage.LOADING: "loading the model",
-        LoadStage.WARMING_UP: "warming up",
-        LoadStage.CHECKING: "the self-check",
-        LoadStage.READY: "serving",
-    }[stage]

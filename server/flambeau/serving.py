@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import uvicorn
 from fastapi import APIRouter, Request, Response
+from prometheus_client import disable_created_metrics
 from starlette.types import ASGIApp
 
 from flambeau.api.health import health_router
@@ -50,6 +51,8 @@ async def serve(config: ServeConfig, *, on_started: Callable[[dict[Audience, str
     """
     num_gpus = count_gpus() if config.num_gpus < 0 else config.num_gpus
     default_workers = config.default_workers_per_model or max(1, num_gpus)
+    # the `_created` series double the page and say little
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library annotates no result
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(ModelStore(config.model_store))

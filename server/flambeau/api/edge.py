@@ -18,6 +18,7 @@ _COMMON_HEADERS = [
     (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
     (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
 ]
+_PROBES = {"/ping", "/livez", "/readyz", "/metrics"}  # asked every few seconds, for ever
 
 
 class Edge:
@@ -62,7 +63,9 @@ class Edge:
             self._metrics.response_sent(listener=self._listener, status=status)
         if self._access_log:
             client = scope.get("client") or ("", 0)
-            _access.info(
+            quiet = scope["path"] in _PROBES and status < 500
+            _access.log(
+                logging.DEBUG if quiet else logging.INFO,
                 "%s %s %s",
                 scope["method"],
                 scope["path"],

@@ -34,24 +34,26 @@ def inference_router(registry: Registry, *, max_request_bytes: int) -> APIRouter
     """Routes that answer with a model."""
     router = APIRouter()
 
-    @router.post("/predictions/{model}", operation_id="predictions")
-    @router.api_route("/predictions/{model}", methods=_METHODS, include_in_schema=False)
-    async def predict(model: str, request: Request) -> Response:
+    one, exact = "/predictions/{model_name}", "/predictions/{model_name}/{model_version}"
+
+    @router.post(one, operation_id="predictions")
+    @router.api_route(one, methods=_METHODS, include_in_schema=False)
+    async def predict(model_name: str, request: Request) -> Response:
         """Answer one request with the model's default version."""
-        return await answer(request, model, None)
+        return await answer(request, model_name, None)
 
-    @router.post("/predictions/{model}/{version}", operation_id="version_predictions")
-    @router.api_route("/predictions/{model}/{version}", methods=_METHODS, include_in_schema=False)
-    async def predict_version(model: str, version: str, request: Request) -> Response:
+    @router.post(exact, operation_id="version_predictions")
+    @router.api_route(exact, methods=_METHODS, include_in_schema=False)
+    async def predict_version(model_name: str, model_version: str, request: Request) -> Response:
         """Answer one request with exactly this version."""
-        return await answer(request, model, version)
+        return await answer(request, model_name, model_version)
 
-    @router.options("/predictions/{model}", include_in_schema=False)
-    @router.options("/predictions/{model}/{version}", include_in_schema=False)
-    async def describe_predictions(model: str, version: str | None = None) -> Response:
+    @router.options(one, include_in_schema=False)
+    @router.options(exact, include_in_schema=False)
+    async def describe_routes(model_name: str, model_version: str | None = None) -> Response:
         """One model's OpenAPI document."""
-        registry.resolve(model, version)
-        return PrettyJSON(_openapi(model))
+        registry.resolve(model_name, model_version)
+        return PrettyJSON(_openapi(model_name))
 
     async def answer(request: Request, model: str, version: str | None) -> Response:
         registry.resolve(model, version)  # an unknown model is refused before its body is read

@@ -57,7 +57,7 @@ class ManagementAPI:
     def router(self) -> APIRouter:
         """The table of routes; operation ids are TorchServe's."""
         router = APIRouter()
-        one, version = "/models/{model}", "/models/{model}/{version}"
+        one, version = "/models/{model_name}", "/models/{model_name}/{model_version}"
         for method, path, endpoint, operation_id in (
             ("POST", "/models", self.register, "registerModel"),
             ("GET", "/models", self.list_models, "listModels"),
@@ -98,13 +98,13 @@ class ManagementAPI:
             raise _start_failed(error, version) from error
         return status_message(f"{prefix} initial workers")
 
-    async def deploy(self, model: str, request: Request) -> Response:
+    async def deploy(self, model_name: str, request: Request) -> Response:
         """Register, warm up, check, make default and drain the old: one event per line.
 
         The last line's `step` is `done` or `failed`; the status is 200 once the first line is out.
         """
         parameters = await Parameters.read(request)
-        entry = await self._registration(parameters, model=model, default_workers=0)
+        entry = await self._registration(parameters, model=model_name, default_workers=0)
         events: asyncio.Queue[DeployEvent] = asyncio.Queue()
         await self._or_discard(
             entry, lambda: self._registry.deploy(entry, on_event=events.put_nowait)
@@ -121,45 +121,49 @@ class ManagementAPI:
         more = {"nextPageToken": str(start + size)} if start + size < len(versions) else {}
         return PrettyJSON(more | {"models": page})
 
-    async def describe(self, model: str) -> Response:
+    async def describe(self, model_name: str) -> Response:
         """The default version, as an array of one."""
-        return PrettyJSON([describe_version(self._registry.resolve(model))])
+        return PrettyJSON([describe_version(self._registry.resolve(model_name))])
 
-    async def describe_version(self, model: str, version: str) -> Response:
+    async def describe_version(self, model_name: str, model_version: str) -> Response:
         """One version, or with `all` every version."""
-        if version == "all":
-            return PrettyJSON([describe_version(found) for found in self._registry.versions(model)])
-        return PrettyJSON([describe_version(self._registry.resolve(model, version))])
+        if model_version == "all":
+            return PrettyJSON(
+                [describe_version(found) for found in self._registry.versions(model_name)]
+            )
+        return PrettyJSON([describe_version(self._registry.resolve(model_name, model_version))])
 
-    async def scale(self, model: str, request: Request) -> Response:
+    async def scale(self, model_name: str, request: Request) -> Response:
         """Change the number of workers of the default version."""
         parameters = await Parameters.read(request)
-        return await self._scale(parameters, model, parameters.text("model_version"))
+        return await self._scale(parameters, model_name, parameters.text("model_version"))
 
-    async def scale_version(self, model: str, version: str, request: Request) -> Response:
+    async def scale_version(
+        self, model_name: str, model_version: str, request: Request
+    ) -> Response:
         """Change the number of workers of one version."""
-        return await self._scale(await Parameters.read(request), model, version)
+        return await self._scale(await Parameters.read(request), model_name, model_version)
 
-    async def set_default(self, model: str, version: str) -> Response:
+    async def set_default(self, model_name: str, model_version: str) -> Response:
         """Let this version answer by default, from the next request on."""
-        self._registry.set_default(model, version)
+        self._registry.set_default(model_name, model_version)
         return status_message(
-            f'Default version successfully updated for model "{model}" to "{version}"'
+            f'Default version successfully updated for model "{model_name}" to "{model_version}"'
         )
 
-    async def unregister(self, model: str) -> Response:
+    async def unregister(self, model_name: str) -> Response:
         """Remove the default version; drained first."""
-        return await self._unregister(model, None)
+        return await self._unregister(model_name, None)
 
-    async def unregister_version(self, model: str, version: str) -> Response:
+    async def unregister_version(self, model_name: str, model_version: str) -> Response:
         """Remove one version; drained first."""
-        return await self._unregister(model, version)
+        return await self._unregister(model_name, model_version)
 
-    async def describe_routes(self, model: str, request: Request) -> Response:
+    async def describe_routes(self, model_name: str, request: Request) -> Response:
         """This port's OpenAPI document under one model's title."""
-        self._registry.resolve(model)
+        self._registry.resolve(model_name)
         document = request.app.openapi()
-        title = {"title": f"RESTful Management API for: {model}", "version": "1.0.0"}
+        title = {"title": f"RESTful Management API for: {model_name}", "version": "1.0.0"}
         return PrettyJSON(document | {"info": title})
 
     async def _registration(

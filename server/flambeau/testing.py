@@ -1,0 +1,106 @@
+"""Stand-ins and builders for tests; shipped, because handlers want tests too.
+
+    archive = make_archive(tmp_path, name="echo", handler="def handle(data, context): ...")
+    worker = FakeWorker()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from flambeau.archive import write_archive
+from flambeau.manifest import Manifest
+from flambeau.messages import BatchDone, Failure, InferenceRequest, Input, Reply
+
+
+def make_archive(
+    directory: Path,
+    *,
+    name: str,
+    handler: str,
+    version: str = "1.0",
+    model_yaml: str | None = None,
+    files: Mapping[str, bytes] | None = None,
+) -> Path:
+    """An archive whose handler is the given source text.
+
+    Args:
+        directory: Where `<name>-<version>.mar` is written.
+        name: The model's name.
+        handler: Python source of a function-style or class-style handler; indentation that all
+            lines share is removed.
+        version: The model's version.
+        model_yaml: Text of its `model-config.yaml`.
+        files: More files at the archive's root, by name.
+    """
+    content: dict[str, Path | bytes] = {
+        **(files or {}),
+        "handler.py": textwrap.dedent(handler).encode(),
+    }
+    if model_yaml is not None:
+        content["model-config.yaml"] = textwrap.dedent(model_yaml).encode()
+    manifest = Manifest(
+        model_name=name,
+        model_version=version,
+        handler="handler.py",
+        config_file="model-config.yaml" if model_yaml is not None else None,
+    )
+    path = directory / f"{name}-{version}.mar"
+    write_archive(path, manifest=manifest, files=content)
+    return path
+
+
+def make_request(body: bytes = b"", *, request_id: str = "request") -> InferenceRequest:
+    """A request with one input named `body`."""
+    return InferenceRequest(
+        request_id=request_id,
+        headers=[],
+        inputs=[Input(name="body", content_type=None, body=memoryview(body))],
+    )
+
+
+def echo(request: InferenceRequest) -> Reply:
+    """The answer that is the request's first input."""
+    return Reply(status=200, phrase="", headers=[], body=request.inputs[0].body)
+
+
+class FakeWorker:
+    """A worker in this process: takes batches, and answers when told to.
+
+    Attributes:
+        batches: Every batch it was given, oldest first.
+    """
+
+    def __init__(
+        self, answer: Callable[[InferenceRequest], Reply | Failure] = echo, *, held: bool = False
+    ) -> None:
+        """A worker that answers each request with `answer`.
+
+        Args:
+            answer: Called once per request.
+            held: Keep batches until `answer_next` or `fail_next`, instead of answering at once.
+        """
+        self.batches: list[list[InferenceRequest]] = []
+        self._answer = answer
+        self._held = held
+        self._gates: list[asyncio.Future[None]] = []
+
+    async def run(self, requests: Sequence[InferenceRequest]) -> BatchDone:
+        self.batches.append(list(requests))
+        if self._held:
+            gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._gates.append(gate)
+            await gate
+        results = [self._answer(request) for request in requests]
+        return BatchDone(batch_id=len(self.batches), results=results, handler_s=0.0)
+
+    def answer_next(self) -> None:
+        """Answer the oldest batch that is held."""
+        self._gates.pop(0).set_result(None)
+
+    def fail_next(self, error: Exception) -> None:
+        """Fail the oldest batch that is held with `error`."""
+        self._gates.pop(0).set_exception(error)
