@@ -1,0 +1,168 @@
+"""What a handler may ask about its model and its batch, and say about its answers.
+
+`Context` has TorchServe's members and lives as long as the worker; what belongs to one batch is
+held by `RequestProcessor`s, which are new for every batch. Handlers may attach attributes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flambeau.messages import InferenceRequest
+
+
+class RequestProcessor:
+    """One request's headers, and the status and headers of its answer."""
+
+    def __init__(self, request_header: Mapping[str, Any]) -> None:
+        self._request_header = dict(request_header)
+        self._status = 200
+        self._phrase = ""
+        self._response_header: dict[str, str] = {}
+
+    @classmethod
+    def from_request(cls, request: InferenceRequest) -> RequestProcessor:
+        """Take the headers; each input adds its content type under its own name, as in TorchServe.
+
+        A repeated header counts with its last value. A header is not replaced by an input that a
+        client gave the same name.
+        """
+        header: dict[str, Any] = dict(request.headers)
+        for part in request.inputs:
+            header.setdefault(part.name, {"content-type": part.content_type})
+        return cls(header)
+
+    def get_request_property(self, key: str) -> Any:  # noqa: ANN401  # text, or an input's headers
+        """The header spelt exactly like this, or None."""
+        return self._request_header.get(key)
+
+    def get_request_properties(self) -> dict[str, Any]:
+        return self._request_header
+
+    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
+        """Set the answer's status; the body stays what the handler returns.
+
+        Raises:
+            ValueError: `code` is not a status that can end a response.
+        """
+        if not 200 <= code <= 599:
+            raise ValueError(f"response status is {code!r}; use a whole number from 200 to 599")
+        self._status = int(code)  # `http.HTTPStatus` is welcome
+        self._phrase = "" if reason_phrase is None else str(reason_phrase)
+
+    def get_response_status_code(self) -> int:
+        return self._status
+
+    def get_response_status_phrase(self) -> str:
+        return self._phrase
+
+    def add_response_property(self, key: str, value: object) -> None:
+        self._response_header[str(key)] = str(value)
+
+    def get_response_headers(self) -> dict[str, str]:
+        return self._response_header
+
+    def get_response_header(self, key: str) -> str | None:
+        return self._response_header.get(key)
+
+
+class Context:
+    """A handler's view of its model and of the batch at hand.
+
+    Attributes:
+        model_name: The name the model is registered under.
+        manifest: `MAR-INF/MANIFEST.json`, as it is.
+        system_properties: `model_dir`, `gpu_id` (int or None), `batch_size` (the most requests of
+            one batch), `server_name`, `server_version` and `limit_max_image_pixels`.
+        model_yaml_config: The model's YAML, or an empty dict.
+        request_ids: Request id by position in the batch; empty outside of batches.
+        request_processor: One per request of the batch, in its order; empty outside of batches.
+        metrics: None for now.
+    """
+
+    def __init__(  # noqa: PLR0917  # TorchServe's signature
+        self,
+        model_name: str,
+        model_dir: str,
+        manifest: dict[str, Any],
+        batch_size: int,
+        gpu: int | None,
+        mms_version: str,
+        limit_max_image_pixels: bool = True,  # noqa: FBT001, FBT002  # as above
+        metrics: object | None = None,
+        model_yaml_config: dict[str, Any] | None = None,
+    ) -> None:
+        # for the life of the worker
+        self.model_name = model_name
+        self.manifest = manifest
+        self.model_yaml_config = model_yaml_config or {}
+        self.metrics = metrics
+        self.system_properties: dict[str, Any] = {
+            "model_dir": model_dir,
+            "gpu_id": gpu,
+            "batch_size": batch_size,
+            "server_name": "MMS",
+            "server_version": mms_version,
+            "limit_max_image_pixels": limit_max_image_pixels,
+        }
+        # for the life of one batch
+        self.request_ids: dict[int, str] = {}
+        self.request_processor: list[RequestProcessor] = []
+
+    def begin_batch(self, requests: Sequence[InferenceRequest]) -> None:
+        """Forget the batch before, begin this one."""
+        self.request_ids = {i: request.request_id for i, request in enumerate(requests)}
+        self.request_processor = [RequestProcessor.from_request(request) for request in requests]
+
+    def end_batch(self) -> None:
+        self.begin_batch(())
+
+    def get_request_id(self, idx: int = 0) -> str | None:
+        return self.request_ids.get(idx)
+
+    def get_request_header(self, idx: int, key: str) -> Any:  # noqa: ANN401  # as above
+        """A client header, spelt as the client sent it, or None."""
+        return self.request_processor[idx].get_request_property(key)
+
+    def get_all_request_header(self, idx: int) -> dict[str, Any]:
+        """All headers, and per input `{"content-type": ...}` under the input's name."""
+        return self.request_processor[idx].get_request_properties()
+
+    def get_input_content_type(self, idx: int, name: str) -> str | None:
+        """The media type one input came with: lower case, no parameters, None when not given.
+
+        Not in TorchServe.
+        """
+        header = self.request_processor[idx].get_request_property(name)
+        content_type = header.get("content-type") if isinstance(header, dict) else None
+        return content_type.partition(";")[0].strip().lower() if content_type else None
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        self.set_response_header(idx, "content-type", value)
+
+    def get_response_content_type(self, idx: int) -> str | None:
+        return self.request_processor[idx].get_response_header("content-type")
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+        """Set one answer's status; does nothing while the model loads."""
+        if self.request_processor:
+            self.request_processor[idx].report_status(code, reason_phrase=phrase)
+
+    def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:
+        for processor in self.request_processor:
+            processor.report_status(code, reason_phrase=phrase)
+
+    def get_response_status(self, idx: int) -> tuple[int, str]:
+        processor = self.request_processor[idx]
+        return processor.get_response_status_code(), processor.get_response_status_phrase()
+
+    def set_response_header(self, idx: int, key: str, value: object) -> None:
+        """Add a header to one answer; does nothing while the model loads."""
+        if self.request_processor:
+            self.request_processor[idx].add_response_property(key, value)
+
+    def get_response_headers(self, idx: int) -> dict[str, str]:
+        return self.request_processor[idx].get_response_headers()
