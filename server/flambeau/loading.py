@@ -1,0 +1,170 @@
+"""From the handler an archive names to the function that answers its batches.
+
+A handler is named `module`, `module.py`, `module:function` or `module:Class`. It is looked for in
+the archive, then among the built-in handlers, then among installed modules. Whatever its own code
+raises while it loads reaches the caller as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import yaml
+
+import flambeau
+from flambeau.context import Context
+from flambeau.errors import ArchiveError
+from flambeau.manifest import MANIFEST_PATH, Manifest
+from flambeau.module_files import classes_defined_in, load_module
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from flambeau.codec import Row
+    from flambeau.messages import LoadModel
+
+    LoadEntryPoint: TypeAlias = "Callable[[LoadModel], EntryPoint]"
+
+_DEFAULT_FUNCTION: Final = "handle"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EntryPoint:
+    """A loaded handler.
+
+    Attributes:
+        call: Answers a batch: one item per row, in order.
+        handler: The object behind `call`, or None when the handler is a function.
+        context: What `call` gets beside the rows; the same object every time.
+    """
+
+    call: Callable[[list[Row], Context], Any]
+    handler: object | None
+    context: Context
+
+
+def load_handler(load: LoadModel) -> EntryPoint:
+    """Import the handler of an unpacked archive and let it load its model.
+
+    The archive comes first on `sys.path`, so that the handler can import its neighbours.
+
+    Raises:
+        ArchiveError: The manifest, the YAML or the handler's name leads nowhere.
+        Exception: Whatever the handler's own code raises.
+    """
+    model_dir = Path(load.model_dir)
+    if str(model_dir) not in sys.path:
+        sys.path.insert(0, str(model_dir))
+    manifest_text = (model_dir / MANIFEST_PATH).read_bytes()
+    manifest = Manifest.from_json(manifest_text)
+    handler = load.handler or manifest.handler
+    if handler is None:
+        raise ArchiveError(
+            f"{MANIFEST_PATH} names no handler; give one when registering or build it again"
+        )
+    context = Context(
+        load.model_name,
+        str(model_dir),
+        json.loads(manifest_text),
+        load.max_batch_size,
+        _gpu_id(load.device),
+        load.server_version,
+        model_yaml_config=_read_yaml(model_dir, manifest.config_file),
+    )
+    module_name, _, attribute = handler.partition(":")
+    module = find_module(module_name, model_dir=model_dir)
+    return _enter(module, attribute or _DEFAULT_FUNCTION, context)
+
+
+def find_module(name: str, *, model_dir: Path) -> ModuleType:
+    """Import a handler's module: from the archive, else a built-in one, else an installed one.
+
+    Raises:
+        ArchiveError: There is none of this name.
+        Exception: Whatever importing it raises.
+    """
+    stem = name.removesuffix(".py")
+    for directory in (model_dir, builtin_dir()):
+        path = directory / f"{stem}.py"
+        if path.is_file():
+            return load_module(path)
+    if stem and "/" not in stem and importlib.util.find_spec(stem.partition(".")[0]) is not None:
+        return importlib.import_module(stem)
+    builtin = ", ".join(sorted(path.stem for path in builtin_dir().glob("[!_]*.py")))
+    raise ArchiveError(
+        f"handler {name!r} is neither a file of the archive, nor built in ({builtin}), nor an "
+        "installed module; correct the name or add the file to the archive"
+    )
+
+
+def load_builtin(name: str) -> ModuleType:
+    """Import a built-in handler, e.g. to subclass what it defines: `image_classifier`."""
+    return load_module(builtin_dir() / f"{name}.py")
+
+
+def builtin_dir() -> Path:
+    """Where the built-in handlers are: in the installed package, or beside it in a checkout."""
+    package = Path(flambeau.__file__).parent
+    installed = package / "_handlers"
+    return installed if installed.is_dir() else package.parents[1] / "handlers"
+
+
+def _gpu_id(device: str) -> int | None:
+    kind, _, number = device.partition(":")
+    return int(number or 0) if kind == "cuda" else None
+
+
+def _read_yaml(model_dir: Path, config_file: str | None) -> dict[str, Any]:
+    if config_file is None:
+        return {}
+    try:
+        document = yaml.safe_load((model_dir / config_file).read_bytes())
+    except FileNotFoundError as error:
+        raise ArchiveError(
+            f"{MANIFEST_PATH} names config file {config_file!r}, which is not in the archive; "
+            "build it again"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ArchiveError(f"{config_file} is not YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ArchiveError(
+            f"{config_file} is a {type(document).__name__}; write `key: value` lines"
+        )
+    return document
+
+
+def _enter(module: ModuleType, attribute: str, context: Context) -> EntryPoint:
+    """Load the model by the module's function or class, as TorchServe would."""
+    target = getattr(module, attribute, None)
+    if callable(target) and not inspect.isclass(target):
+        target(None, context)  # TorchServe's way to let a function load its model
+        return EntryPoint(call=target, handler=None, context=context)
+    handler_class = target if inspect.isclass(target) else _handler_class(module, attribute)
+    handler: Any = handler_class()
+    handler.initialize(context)
+    return EntryPoint(call=handler.handle, handler=handler, context=context)
+
+
+def _handler_class(module: ModuleType, attribute: str) -> type:
+    """The only class the module defines; of several the only one with a `handle` method."""
+    defined = classes_defined_in(module)
+    with_handle = [value for value in defined if callable(getattr(value, "handle", None))]
+    for classes in (defined, with_handle):
+        if len(classes) == 1:
+            return classes[0]
+    names = ", ".join(value.__name__ for value in defined) or "no class"
+    raise ArchiveError(
+        "Expected only one class in custom service code or a function entry point "
+        f"{attribute!r}; {module.__name__} defines {names}; name one, as in "
+        f"{module.__name__}:ClassName"
+    )

@@ -1,0 +1,145 @@
+"""`SampleHandler`: one request is one sample, and one bad sample fails alone.
+
+Built-in handlers are made of it: a subclass says how a row becomes a sample and how outputs become
+answers; decoding apart, batching and putting answers in order is done here.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+
+from flambeau.codec import decode_json
+from flambeau.errors import HandlerFailed, InvalidInput, RequestError
+from flambeau.handler import BaseHandler
+from flambeau.signature import SIGNATURE_PATH, Signature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flambeau.codec import Row
+    from flambeau.context import Context
+
+Sample: TypeAlias = tuple[torch.Tensor, ...]
+"""One request's inputs in the model's order, each without the batch dimension."""
+
+
+class SampleHandler(BaseHandler):
+    """A handler that decodes each request by itself; override `decode` and `postprocess`.
+
+    Attributes:
+        signature: The program's inputs and outputs, when the archive describes them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signature: Signature | None = None
+
+    def initialize(self, context: Context) -> None:
+        super().initialize(context)
+        path = Path(context.system_properties["model_dir"]) / SIGNATURE_PATH
+        if path.is_file():
+            self.signature = Signature.from_json(path.read_bytes())
+
+    def decode(self, row: Row, idx: int) -> Sample:
+        """Decode one request.
+
+        Args:
+            row: Its decoded inputs by name.
+            idx: Its place in the batch, for questions to `self.context`.
+
+        Raises:
+            RequestError: The row does not fit the model; only this request fails.
+        """
+        raise NotImplementedError
+
+    def preprocess(self, data: Sequence[Row]) -> list[Sample | RequestError]:
+        """Decode each row apart; what is wrong with a row stands in its place."""
+        return [self._decoded(row, idx) for idx, row in enumerate(data)]
+
+    def _decoded(self, row: Row, idx: int) -> Sample | RequestError:
+        try:
+            return self.decode(row, idx)
+        except RequestError as error:
+            return error
+
+    def value(self, row: Row, name: str, idx: int) -> object:
+        """One input of a request.
+
+        Raises:
+            InvalidInput: It is missing, empty, or announced as JSON and is none.
+        """
+        assert self.context is not None
+        if name not in row:
+            given = ", ".join(map(repr, row)) or "nothing"
+            raise InvalidInput(f"the request has {given}, expected {name!r}")
+        value = row[name]
+        if isinstance(value, (str, bytearray)) and not value:
+            raise InvalidInput(f"{name} is empty; send one sample")
+        content_type = self.context.get_input_content_type(idx, name)
+        if content_type == "application/json" and isinstance(value, bytearray):
+            try:
+                decode_json(value)  # it failed before; now to say why
+            except ValueError as error:
+                raise InvalidInput(f"{name} is not JSON: {error}") from error
+        return value
+
+    def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # what the model gives
+        """Outputs of a batch to one answer per sample; override it."""
+        raise NotImplementedError
+
+    def handle(self, data: Sequence[Row], context: Context) -> list[Any]:
+        """Answer one batch; samples of equal shapes share one call of the model."""
+        self.context = context
+        if self._is_describe():
+            return [self.describe_handle()]
+        samples = self.preprocess(data)
+        if self._is_explain():
+            (sample,) = samples  # the worker sends these alone
+            return [sample] if isinstance(sample, RequestError) else self._explain(sample, data)
+        answers: list[Any] = list(samples)
+        for places, batch in _batches(samples):
+            for place, answer in zip(places, self._answers(batch, len(places)), strict=True):
+                answers[place] = answer
+        return answers
+
+    def _answers(self, batch: Sample, num_samples: int) -> list[Any]:
+        """Answers to samples of equal shapes; they fail together, and others do not."""
+        try:
+            answers = self.postprocess(self.inference(*batch))
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception:  # noqa: BLE001  # the model's code may raise anything
+            traceback.print_exc()
+            return [HandlerFailed("Prediction failed")] * num_samples
+        if len(answers) != num_samples:
+            raise HandlerFailed(
+                f"the model gave {len(answers)} outputs for {num_samples} samples; its outputs "
+                "need the batch dimension first"
+            )
+        return answers
+
+    def _explain(self, sample: Sample, data: Sequence[Row]) -> list[Any]:
+        tensors = [part[None].to(self.device) for part in sample]
+        return self.explain_handle(tensors[0] if len(tensors) == 1 else tensors, data)
+
+
+def _batches(samples: list[Sample | RequestError]) -> list[tuple[list[int], Sample]]:
+    """Places of samples with equal shapes, and those samples stacked."""
+    groups: dict[tuple[object, ...], list[tuple[int, Sample]]] = defaultdict(list)
+    for place, sample in enumerate(samples):
+        if not isinstance(sample, RequestError):
+            groups[tuple(part.shape for part in sample)].append((place, sample))
+    return [
+        (
+            [place for place, _ in group],
+            tuple(
+                torch.stack(parts) for parts in zip(*(sample for _, sample in group), strict=True)
+            ),
+        )
+        for group in groups.values()
+    ]

@@ -1,0 +1,145 @@
+"""From one sample of a request to a tensor that fits the model, or a message that says why not.
+
+A sample is one request's input, without the batch dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import torch
+
+from flambeau.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from flambeau.signature import TensorSpec
+
+_DTYPES: Final = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+    )
+}
+
+
+def tensor_from_json(value: object, spec: TensorSpec | None) -> torch.Tensor:
+    """One sample from a JSON number or nested list.
+
+    Args:
+        value: What the JSON says.
+        spec: The input it is for; without one any shape is float32.
+
+    Raises:
+        InvalidInput: It is not numbers, is ragged, or does not fit the dtype or shape.
+    """
+    where = "the sample" if spec is None else f"input {spec.name!r}"
+    if not isinstance(value, (list, int, float)):
+        raise InvalidInput(
+            f"{where} is {_kind(value)}, expected a nested list of numbers{_shape_hint(spec)}"
+        )
+    try:
+        array = np.array(value)
+    except ValueError as error:  # numpy: inhomogeneous shape
+        raise InvalidInput(
+            f"{where} is ragged, or nested too deeply: lists on one level must be equally long"
+            f"{_shape_hint(spec)}"
+        ) from error
+    dtype = torch.float32 if spec is None else _dtype(spec)
+    kinds = "b" if dtype is torch.bool else "iuf"
+    if array.size == 0 or array.dtype.kind not in kinds:
+        raise InvalidInput(
+            f"{where} must hold {'true and false' if kinds == 'b' else 'numbers'} only, "
+            f"expected {_name(dtype)}{_shape_hint(spec)}"
+        )
+    if spec is not None:
+        _check_shape(array.shape, spec)
+    return _converted(array, dtype, where)
+
+
+def tensor_from_bytes(body: bytearray, spec: TensorSpec) -> torch.Tensor:
+    """One sample from raw little-endian numbers in C order.
+
+    Args:
+        body: The tensor shares its memory, so it must not change later.
+        spec: The input it is for; one open dimension follows from the length.
+
+    Raises:
+        InvalidInput: The length does not fit the dtype and shape.
+    """
+    dtype = _dtype(spec)
+    shape = spec.sample_shape
+    num_open = shape.count(None)
+    if num_open > 1:
+        raise InvalidInput(
+            f"input {spec.name!r} has {num_open} open dimensions in {_shape(shape)}, which raw "
+            "bytes leave undecided; send it as JSON"
+        )
+    unit = math.prod(size for size in shape if size is not None) * dtype.itemsize
+    fits = len(body) == unit if num_open == 0 else len(body) > 0 and len(body) % unit == 0
+    if not fits:
+        raise InvalidInput(
+            f"input {spec.name!r} has {len(body)} bytes, expected "
+            f"{'' if num_open == 0 else 'a multiple of '}{unit}: {_name(dtype)} of shape "
+            f"{_shape(shape)}, little-endian"
+        )
+    sizes = [len(body) // unit if size is None else size for size in shape]
+    if dtype is torch.bool:  # bytes other than 0 and 1 are no booleans
+        return torch.frombuffer(body, dtype=torch.uint8).ne(0).reshape(sizes)
+    return torch.frombuffer(body, dtype=dtype).reshape(sizes)
+
+
+def _converted(array: np.ndarray, dtype: torch.dtype, where: str) -> torch.Tensor:
+    """The array in the model's dtype; refused where that would change a number's magnitude."""
+    if array.dtype == np.uint64:  # numbers from 2**63, beyond every dtype but the floats
+        array = array.astype(np.float64)
+    wide = torch.from_numpy(array)
+    tensor = wide.to(dtype)
+    if dtype.is_floating_point:
+        fits = bool(tensor.isfinite().all())
+    else:
+        fits = bool((tensor.to(wide.dtype) == wide).all())
+    if not fits:
+        raise InvalidInput(f"{where} holds numbers that {_name(dtype)} cannot represent")
+    return tensor
+
+
+def _check_shape(got: tuple[int, ...], spec: TensorSpec) -> None:
+    expected = spec.sample_shape
+    if len(got) == len(expected) and all(
+        size in {None, length} for size, length in zip(expected, got, strict=True)
+    ):
+        return
+    raise InvalidInput(
+        f"input {spec.name!r} has shape {_shape(got)}, expected {_shape(expected)}: one sample "
+        "per request, without a batch dimension"
+    )
+
+
+def _dtype(spec: TensorSpec) -> torch.dtype:
+    dtype = _DTYPES.get(spec.dtype)
+    if dtype is None:
+        raise InvalidInput(
+            f"input {spec.name!r} is {spec.dtype}, which cannot be sent; its handler must make it"
+        )
+    return dtype
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _shape(sizes: tuple[int | None, ...]) -> str:
+    inner = ", ".join("any" if size is None else str(size) for size in sizes)
+    return f"({inner},)" if len(sizes) == 1 else f"({inner})"
+
+
+def _shape_hint(spec: TensorSpec | None) -> str:
+    return "" if spec is None else f" of shape {_shape(spec.sample_shape)}"
+
+
+def _kind(value: object) -> str:
+    names = {"str": "text", "dict": "an object", "NoneType": "null"}
+    return names.get(type(value).__name__, type(value).__name__)
