@@ -1,0 +1,174 @@
+"""The worker process: `python -m flambeau.worker --fd N`, started by `process.py`.
+
+Synchronous from end to end: receive a message on the inherited socket, answer it, until the front
+closes the socket. It imports torch, and with it the model's code, only once its death is tied to
+the front's; what the model does is `instance.py`'s business.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import io
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from flambeau import wire
+from flambeau.errors import FlambeauError, OutOfResources
+from flambeau.messages import (
+    FailureKind,
+    Loaded,
+    LoadFailed,
+    LoadModel,
+    LoadProgress,
+    LoadStage,
+    RunBatch,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flambeau.instance import ModelInstance
+    from flambeau.loading import LoadEntryPoint
+    from flambeau.messages import ToFront, ToWorker
+
+_PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+
+
+def main(
+    arguments: Sequence[str] | None = None, *, load_entry_point: LoadEntryPoint | None = None
+) -> int:
+    """Run a worker until the front hangs up.
+
+    Args:
+        arguments: The command line, without the program's name.
+        load_entry_point: How to get from an archive to a function; `loading.load_handler` if None.
+
+    Returns:
+        The exit status: 0, or 1 when the model could not be loaded.
+    """
+    parser = argparse.ArgumentParser(prog="flambeau.worker")
+    parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
+    with socket.socket(fileno=parser.parse_args(arguments).fd) as sock:
+        _become_worker(sock)
+        channel = Channel(sock)
+        load = channel.receive()
+        if load is None:
+            return 0
+        assert isinstance(load, LoadModel)
+        instance = _start(load, channel, load_entry_point)
+        if instance is None:
+            return 1
+        while (batch := channel.receive()) is not None:
+            assert isinstance(batch, RunBatch)
+            channel.send(instance.run(batch))
+    return 0
+
+
+class Channel:
+    """Messages over the worker's end of the socket; a front that is gone reads as its end."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        # for the life of the process
+        self._sock = sock
+        self._reader = wire.FrameReader(max_frame_bytes=wire.MAX_FRAME_BYTES)
+        # until they are asked for
+        self._payloads: deque[memoryview] = deque()
+
+    def receive(self) -> ToWorker | None:
+        """The next message, however long it takes; None when the front has hung up."""
+        while not self._payloads:
+            try:
+                num_bytes = self._sock.recv_into(self._reader.get_buffer())
+            except ConnectionError:
+                return None
+            if num_bytes == 0:
+                return None
+            self._payloads.extend(self._reader.received(num_bytes))
+        return wire.decode_to_worker(self._payloads.popleft())
+
+    def send(self, message: ToFront) -> None:
+        """Send a message; without a front to read it, it is dropped, and `receive` tells."""
+        with contextlib.suppress(ConnectionError):
+            self._sock.sendall(wire.encode(message))
+
+
+def _become_worker(sock: socket.socket) -> None:
+    """Tie this process to the front: die with it, and leave signals from the terminal to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(sock, 0)  # POLLHUP is always reported
+    if any(event & select.POLLHUP for _, event in poll.poll(0)):
+        os._exit(0)  # the front died before the line above, so no signal will come
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock.set_inheritable(False)  # else a process the handler starts keeps the socket open
+    for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _start(
+    load: LoadModel, channel: Channel, load_entry_point: LoadEntryPoint | None
+) -> ModelInstance | None:
+    """Load, warm up and check the model, telling the front each stage; None if one fails."""
+    stage = LoadStage.STARTING
+    began_at = time.perf_counter()
+    try:
+        from flambeau.instance import ModelInstance  # noqa: PLC0415  # imports torch: not before
+        from flambeau.loading import load_handler  # noqa: PLC0415  # as above
+
+        os.chdir(load.model_dir)
+        stage = _enter_stage(channel, LoadStage.LOADING)
+        instance = ModelInstance.load(load, load_entry_point=load_entry_point or load_handler)
+        loaded_at = time.perf_counter()
+        stage = _enter_stage(channel, LoadStage.WARMING_UP)
+        instance.warm_up()
+        stage = _enter_stage(channel, LoadStage.CHECKING)
+        check = instance.check()
+    except BaseException as error:  # noqa: BLE001  # the model's code may raise SystemExit, too
+        traceback.print_exc()
+        channel.send(_load_failed(stage, error, model_dir=load.model_dir))
+        return None
+    ready_at = time.perf_counter()
+    channel.send(Loaded(load_s=loaded_at - began_at, warm_up_s=ready_at - loaded_at, check=check))
+    return instance
+
+
+def _enter_stage(channel: Channel, stage: LoadStage) -> LoadStage:
+    channel.send(LoadProgress(stage))
+    return stage
+
+
+def _load_failed(stage: LoadStage, error: BaseException, *, model_dir: str) -> LoadFailed:
+    """The original error's type and text, and where in the archive it arose."""
+    memory = isinstance(error, (MemoryError, OutOfResources))
+    message = str(error)
+    if not isinstance(error, FlambeauError):
+        message = "".join(traceback.format_exception_only(error)).strip()
+    places = [
+        f"{os.path.relpath(frame.filename, model_dir)}, line {frame.lineno}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename.startswith(f"{model_dir}{os.sep}")
+    ]
+    return LoadFailed(
+        stage=stage,
+        kind=FailureKind.OUT_OF_RESOURCES if memory else FailureKind.HANDLER_FAILED,
+        message=f"{message} ({places[-1]})" if places else message,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
