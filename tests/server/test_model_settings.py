@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from flambeau.errors import ArchiveError, BadParameter
+from flambeau.manifest import Manifest
+from flambeau.model_settings import ModelSettings, read_model_yaml
+
+
+def test_the_archive_s_wishes_replace_the_server_s_defaults() -> None:
+    defaults = ModelSettings(job_queue_size=7)
+    settings = defaults.with_yaml(
+        {"minWorkers": 2, "maxWorkers": 3, "batchSize": 8, "maxBatchDelay": 5, "deviceIds": [1, 2]}
+    )
+    assert (settings.min_workers, settings.max_workers, settings.batch_size) == (2, 3, 8)
+    assert settings.max_batch_delay_ms == 5
+    assert settings.device_ids == (1, 2)
+    assert settings.job_queue_size == 7
+
+
+def test_worker_counts_that_make_no_sense_are_ignored() -> None:
+    assert ModelSettings().with_yaml({"minWorkers": 3, "maxWorkers": 1}).min_workers == 0
+
+
+def test_a_value_of_the_wrong_type_is_ignored_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        settings = ModelSettings().with_yaml({"batchSize": "eight"})
+    assert settings.batch_size == 1
+    assert "batchSize" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "name"),
+    [
+        ("batch_size", 0, "batch_size is 0"),
+        ("batch_size", 10**9, "batch_size"),
+        ("max_batch_delay_ms", -1, "max_batch_delay is -1"),
+        ("response_timeout_s", 0, "response_timeout is 0"),
+        ("max_workers", 10**6, "max_worker is 1000000"),
+        ("job_queue_size", 0, "job_queue_size is 0"),
+    ],
+)
+def test_a_value_out_of_range_names_the_parameter_of_the_api(
+    field: str, value: int, name: str
+) -> None:
+    with pytest.raises(BadParameter, match=name):
+        ModelSettings(**{field: value})  # type: ignore[arg-type]  # mypy sees one type for all
+
+
+def test_fewer_most_than_least_workers_is_torchserve_s_error() -> None:
+    with pytest.raises(BadParameter, match=r"^max_worker cannot be less than min_worker\.$"):
+        ModelSettings().with_workers(2, 1)
+
+
+def test_a_model_without_yaml_has_no_wishes(tmp_path: Path) -> None:
+    assert read_model_yaml(tmp_path, Manifest()) == {}
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object:os.system {}"])
+def test_a_yaml_that_is_no_mapping_of_plain_values_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "model-config.yaml").write_text(text)
+    with pytest.raises(ArchiveError, match=r"model-config\.yaml"):
+        read_model_yaml(tmp_path, Manifest(config_file="model-config.yaml"))

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from flambeau.archive import unpack
+from flambeau.errors import LoadFailed, WorkerDied, WorkerTimeout
+from flambeau.messages import LoadModel, LoadStage, Reply
+from flambeau.process import WorkerProcess, describe_exit
+from flambeau.testing import make_archive, make_request
+
+ECHO = """
+    import json, os, subprocess, sys, time
+
+    def handle(data, context):
+        if data is None:
+            print("loading")
+            return None
+        orders = [bytes(row["body"]).decode() for row in data]
+        if "die" in orders:
+            os._exit(7)
+        if "hang" in orders:
+            time.sleep(600)
+        if "child" in orders:
+            return [str(subprocess.Popen(["sleep", "600"]).pid) for _ in data]
+        return orders
+"""
+
+
+class Lines:
+    """Collects what a worker prints."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+
+    def __call__(self, stream: str, line: str) -> None:
+        self.seen.append((stream, line))
+
+
+async def start(
+    directory: Path, handler: str = ECHO, *, timeout_s: float = 60.0, lines: Lines | None = None
+) -> WorkerProcess:
+    model_dir = directory / "model"
+    model_dir.mkdir()
+    unpack(make_archive(directory, name="m", handler=handler), model_dir)
+    load = LoadModel(
+        model_name="m",
+        model_version="1.0",
+        model_dir=str(model_dir),
+        handler=None,
+        device="cpu",
+        max_batch_size=8,
+        num_threads=1,
+        max_response_bytes=1 << 20,
+        server_version="0",
+    )
+    return await WorkerProcess.start(
+        load,
+        environment=dict(os.environ),
+        response_timeout_s=timeout_s,
+        on_output=lines or Lines(),
+    )
+
+
+async def ready(process: WorkerProcess, *, timeout_s: float = 60.0) -> list[LoadStage]:
+    stages: list[LoadStage] = []
+    await process.wait_ready(timeout_s=timeout_s, on_progress=stages.append)
+    return stages
+
+
+async def ask(process: WorkerProcess, *bodies: bytes) -> list[bytes]:
+    done = await process.run([make_request(body) for body in bodies])
+    replies = [result for result in done.results if isinstance(result, Reply)]
+    assert len(replies) == len(bodies)
+    return [bytes(reply.body) for reply in replies]
+
+
+def run(story: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(story(), 90))
+
+
+@pytest.mark.slow
+def test_a_worker_tells_its_stages_answers_and_ends_when_asked(tmp_path: Path) -> None:
+    async def story() -> None:
+        lines = Lines()
+        process = await start(tmp_path, lines=lines)
+        stages = await ready(process)
+        assert stages == [LoadStage.LOADING, LoadStage.WARMING_UP, LoadStage.CHECKING]
+        assert await ask(process, b"a", b"b") == [b"a", b"b"]
+        assert await ask(process, b"x" * 1_000_000) == [b"x" * 1_000_000]
+        assert process.memory_bytes > 1 << 20
+        pid = process.pid
+        await process.stop(grace_s=30)
+        assert await process.wait_exited() == "exit code 0"
+        assert not psutil.pid_exists(pid)
+        assert ("stdout", "loading") in lines.seen
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_during_a_batch_fails_it(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path)
+        await ready(process)
+        with pytest.raises(WorkerDied, match=r"^Worker died\.$"):
+            await ask(process, b"die")
+        assert await process.wait_exited() == "exit code 7"
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_from_outside_fails_its_batch(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path)
+        await ready(process)
+        batch = asyncio.ensure_future(ask(process, b"hang"))
+        await asyncio.sleep(0)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            await batch
+        assert await process.wait_exited() == "killed by SIGKILL"
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_a_worker_that_misses_its_deadline_is_killed(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path, timeout_s=0.2)
+        await ready(process)
+        with pytest.raises(WorkerTimeout, match=r"response_timeout 0\.2 s"):
+            await ask(process, b"hang")
+        assert not psutil.pid_exists(process.pid)
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_what_a_handler_started_ends_with_its_worker(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path)
+        await ready(process)
+        (child,) = await ask(process, b"child")
+        orphan = psutil.Process(int(child))
+        await process.kill()
+        psutil.wait_procs([orphan], timeout=10)
+        assert not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_the_original_error_of_a_failed_load_reaches_the_caller(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path, "import surely_not_installed")
+        with pytest.raises(LoadFailed, match=r"loading failed.*surely_not_installed"):
+            await ready(process)
+        assert not psutil.pid_exists(process.pid)
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_a_worker_that_ends_while_loading_is_quoted(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path, "import os; print('last words', flush=True); os._exit(3)")
+        with pytest.raises(WorkerDied, match=r"while loading: exit code 3.*last words"):
+            await ready(process)
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_a_load_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path, "import time; time.sleep(600)")
+        with pytest.raises(WorkerTimeout, match=r"startup_timeout 4 s"):
+            await ready(process, timeout_s=4)
+        assert not psutil.pid_exists(process.pid)
+
+    run(story)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [(0, "exit code 0"), (137, "exit code 137"), (-11, "killed by SIGSEGV"), (-99, "signal 99")],
+)
+def test_how_a_process_ended_is_said_in_words(code: int, text: str) -> None:
+    assert text in describe_exit(code)
