@@ -93,17 +93,24 @@ def tensor_from_bytes(body: bytearray, spec: TensorSpec) -> torch.Tensor:
 
 def _converted(array: np.ndarray, dtype: torch.dtype, where: str) -> torch.Tensor:
     """The array in the model's dtype; refused where that would change a number's magnitude."""
-    if array.dtype == np.uint64:  # numbers from 2**63, beyond every dtype but the floats
-        array = array.astype(np.float64)
-    wide = torch.from_numpy(array)
-    tensor = wide.to(dtype)
     if dtype.is_floating_point:
+        tensor = torch.from_numpy(array).to(dtype)
         fits = bool(tensor.isfinite().all())
     else:
-        fits = bool((tensor.to(wide.dtype) == wide).all())
+        fits = _is_integral(array, dtype)
+        tensor = torch.from_numpy(array).to(dtype) if fits else torch.empty(0)
     if not fits:
         raise InvalidInput(f"{where} holds numbers that {_name(dtype)} cannot represent")
     return tensor
+
+
+def _is_integral(array: np.ndarray, dtype: torch.dtype) -> bool:
+    """Whether each number is whole and in the range of an integer dtype."""
+    if dtype is torch.bool:
+        return True
+    limits = torch.iinfo(dtype)
+    in_range = limits.min <= array.min().item() and array.max().item() <= limits.max
+    return in_range and (array.dtype.kind != "f" or bool((array == np.trunc(array)).all()))
 
 
 def _check_shape(got: tuple[int, ...], spec: TensorSpec) -> None:

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from flambeau import torchscript
+from flambeau.context import Context
+from flambeau.errors import ArchiveError
+from flambeau.handler import BaseHandler, load_label_mapping
+from flambeau.messages import InferenceRequest, Input
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from flambeau.codec import Row
+
+MODEL_FILE = """
+import torch
+
+class Double(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, values):
+        return values * self.factor
+"""
+
+
+@pytest.fixture(autouse=True)
+def imports_are_undone() -> Iterator[None]:
+    modules = set(sys.modules)
+    yield
+    for name in set(sys.modules) - modules:
+        del sys.modules[name]
+
+
+def context(root: Path, **model: str | None) -> Context:
+    return Context("mine", str(root), {"model": model}, 4, None, "0.1")
+
+
+def request(headers: list[tuple[str, str]] | None = None) -> InferenceRequest:
+    return InferenceRequest("id", headers or [], [Input("body", "image/png", memoryview(b"x"))])
+
+
+def program(root: Path) -> str:
+    """Save a TorchScript program that doubles."""
+    double = torch.nn.Linear(1, 1, bias=False)
+    with torch.no_grad():
+        double.weight.fill_(2.0)
+    torchscript.save(torchscript.trace(double, [torch.zeros(2, 1)]), root / "model.pt")
+    return "model.pt"
+
+
+def test_a_torchscript_program_is_loaded_and_run(tmp_path: Path) -> None:
+    handler = BaseHandler()
+    handler.initialize(context(tmp_path, serializedFile=program(tmp_path)))
+    assert handler.initialized
+    assert handler.model_pt_path == str(tmp_path / "model.pt")
+    assert handler.get_device() == torch.device("cpu")
+    rows: Sequence[Any] = [[1.0], [2.5]]
+    assert handler.handle(rows, context(tmp_path)) == [[2.0], [5.0]]
+
+
+def test_an_eager_model_takes_its_weights_from_a_state_dict(tmp_path: Path) -> None:
+    (tmp_path / "double.py").write_text(MODEL_FILE)
+    torch.save({"factor": torch.tensor(3.0)}, tmp_path / "weights.bin")
+    handler = BaseHandler()
+    handler.initialize(context(tmp_path, modelFile="double.py", serializedFile="weights.bin"))
+    assert not handler.model.training
+    assert handler.inference(torch.tensor([1.0, 2.0])).tolist() == [3.0, 6.0]
+
+
+def test_an_eager_model_without_weights_is_as_it_is_made(tmp_path: Path) -> None:
+    (tmp_path / "double.py").write_text(MODEL_FILE)
+    handler = BaseHandler()
+    handler.initialize(context(tmp_path, modelFile="double.py"))
+    assert handler.inference(torch.tensor([1.0])).tolist() == [2.0]
+
+
+def test_inference_records_no_gradients(tmp_path: Path) -> None:
+    (tmp_path / "double.py").write_text(MODEL_FILE)
+    handler = BaseHandler()
+    handler.initialize(context(tmp_path, modelFile="double.py"))
+    assert not handler.inference(torch.tensor([1.0])).requires_grad
+
+
+def test_weights_that_are_more_than_tensors_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "double.py").write_text(MODEL_FILE)
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "weights.bin")
+    with pytest.raises(ArchiveError, match=r"weights.bin holds more than tensors.*state_dict"):
+        BaseHandler().initialize(
+            context(tmp_path, modelFile="double.py", serializedFile="weights.bin")
+        )
+
+
+def test_weights_that_are_no_state_dict_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "double.py").write_text(MODEL_FILE)
+    torch.save(torch.ones(1), tmp_path / "weights.bin")
+    with pytest.raises(ArchiveError, match="holds a Tensor, not a state dict"):
+        BaseHandler().initialize(
+            context(tmp_path, modelFile="double.py", serializedFile="weights.bin")
+        )
+
+
+def test_a_model_file_with_two_models_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "double.py").write_text(MODEL_FILE + MODEL_FILE.replace("Double", "Twice"))
+    with pytest.raises(ArchiveError, match="Double, Twice; keep exactly one"):
+        BaseHandler().initialize(context(tmp_path, modelFile="double.py"))
+
+
+@pytest.mark.parametrize("weights", [None, "model.onnx", "model.so"])
+def test_an_archive_without_a_model_we_read_is_refused(tmp_path: Path, weights: str | None) -> None:
+    with pytest.raises(ArchiveError, match="No model weights could be loaded"):
+        BaseHandler().initialize(context(tmp_path, serializedFile=weights))
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        ({"0": "cat", "1": "dog"}, {"0": "cat", "1": "dog"}),
+        ({"0": ["n02123045", "tabby"]}, {"0": "tabby"}),
+        ({"object_type_names": ["cat", "dog"]}, {"0": "cat", "1": "dog"}),
+    ],
+)
+def test_labels_are_read_in_three_forms(
+    tmp_path: Path, document: object, expected: dict[str, str]
+) -> None:
+    path = tmp_path / "index_to_name.json"
+    path.write_text(json.dumps(document))
+    assert load_label_mapping(path) == expected
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"0": {}}', '{"0": []}'])
+def test_labels_in_another_form_are_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "index_to_name.json"
+    path.write_text(text)
+    with pytest.raises(ArchiveError, match=r"index_to_name\.json"):
+        load_label_mapping(path)
+
+
+class Explaining(BaseHandler):
+    """Answers an explanation with the request it was asked about."""
+
+    def preprocess(self, data: Sequence[Row]) -> torch.Tensor:
+        return torch.ones(len(data), 1)
+
+    def get_insights(self, tensor_data: torch.Tensor, raw_data: object, target: int) -> list[Any]:
+        return [{"shape": list(tensor_data.shape), "raw": raw_data, "target": target}]
+
+    def describe_handle(self) -> str:
+        return "a description"
+
+
+def test_an_explanation_is_asked_for_by_header(tmp_path: Path) -> None:
+    asked = context(tmp_path)
+    asked.begin_batch([request([("explain", "True")])])
+    rows: list[Row] = [{"body": "x", "target": "2"}]
+    expected = {"shape": [1, 1], "raw": "x", "target": 2}
+    assert Explaining().handle(rows, asked) == [expected]
+
+
+def test_a_description_is_asked_for_by_header(tmp_path: Path) -> None:
+    asked = context(tmp_path)
+    asked.begin_batch([request([("describe", "True")])])
+    assert Explaining().handle([{"body": "x"}], asked) == ["a description"]
+
+
+def test_header_names_are_looked_up_as_they_were_spelt(tmp_path: Path) -> None:
+    asked = context(tmp_path)
+    asked.begin_batch([request(), request([("X-Key", "1"), ("X-Key", "2"), ("body", "mine")])])
+    assert asked.get_request_header(1, "X-Key") == "2"
+    assert asked.get_request_header(1, "x-key") is None
+    assert asked.get_all_request_header(0) == {"body": {"content-type": "image/png"}}
+    assert asked.get_request_header(1, "body") == "mine"
+
+
+def test_a_context_can_be_told_about_answers_while_the_model_loads(tmp_path: Path) -> None:
+    loading = context(tmp_path)
+    loading.set_response_status(500, "Too early", 0)
+    loading.set_all_response_status(500)
+    loading.set_response_content_type(0, "text/html")
+    assert loading.get_request_id(0) is None
+
+
+def test_a_status_that_cannot_end_a_response_is_refused(tmp_path: Path) -> None:
+    answering = context(tmp_path)
+    answering.begin_batch([request()])
+    with pytest.raises(ValueError, match="response status is 100; use a whole number from 200"):
+        answering.set_response_status(100)
+
+
+def test_a_context_says_what_was_set(tmp_path: Path) -> None:
+    answering = context(tmp_path)
+    answering.begin_batch([request(), request()])
+    answering.set_all_response_status(202, "Accepted")
+    answering.set_response_content_type(1, "text/csv")
+    assert answering.get_response_status(0) == (202, "Accepted")
+    assert answering.get_response_content_type(0) is None
+    assert answering.get_response_content_type(1) == "text/csv"
+    assert answering.get_response_headers(1) == {"content-type": "text/csv"}
