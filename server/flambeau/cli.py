@@ -104,7 +104,7 @@ def _run_async(work: Coroutine[object, object, int]) -> int:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    from flambeau.export import command  # noqa: PLC0415
+    from flambeau.exporting import command  # noqa: PLC0415
 
     command.configure(parser)
     parser.set_defaults(run=command.run)

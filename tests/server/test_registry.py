@@ -127,7 +127,7 @@ def test_the_default_version_stays_while_others_exist() -> None:
         registry = make_registry(discarded)
         registry.register(registration("1.0"))
         registry.register(registration("2.0"))
-        with pytest.raises(DefaultVersionInUse, match=r"^Cannot remove default version for model m"):
+        with pytest.raises(DefaultVersionInUse, match=r"^Cannot remove default version"):
             await registry.unregister("m")
         await registry.unregister("m", "2.0")
         await registry.unregister("m")

@@ -27,7 +27,8 @@ from flambeau.registry import Registry
 _METHODS = ["GET", "PUT", "PATCH", "DELETE"]  # TorchServe takes any; POST is the documented one
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_OURS = {"connection", "content-length", "transfer-encoding", "x-request-id"}
+_VERSION_HEADER = "x-model-version"
+_OURS = {"connection", "content-length", "transfer-encoding", "x-request-id", _VERSION_HEADER}
 
 
 def inference_router(registry: Registry, *, max_request_bytes: int) -> APIRouter:
@@ -67,7 +68,7 @@ def inference_router(registry: Registry, *, max_request_bytes: int) -> APIRouter
         found = registry.resolve(model, version)
         with _counted(found):
             pending = found.submit(inference)
-            return _to_response(await _reply(pending, request))
+            return _to_response(await _reply(pending, request), version=found.version)
 
     return router
 
@@ -117,8 +118,10 @@ async def _wait_disconnected(request: Request) -> None:
         pass
 
 
-def _to_response(reply: Reply) -> Response:
+def _to_response(reply: Reply, *, version: str) -> Response:
     """The HTTP form of a worker's reply, which is checked: handlers are not trusted.
+
+    `x-model-version` tells which version answered, also while the default changes.
 
     Raises:
         HandlerFailed: A status or header that HTTP cannot carry.
@@ -131,6 +134,8 @@ def _to_response(reply: Reply) -> Response:
             raise HandlerFailed(f"the handler set a header that HTTP cannot carry: {name!r}")
         if name.lower() not in _OURS:
             response.headers[name] = value
+    if _HEADER_VALUE.fullmatch(version):
+        response.headers[_VERSION_HEADER] = version
     return response
 
 

@@ -1,0 +1,1 @@
+"""What shows and ships Flambeau: the demo, and files for clusters."""
