@@ -1,0 +1,82 @@
+"""What an archive says about itself, as text for a terminal; no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from flambeau.archive import digest, list_files, read_file, read_manifest
+from flambeau.errors import ArchiveError
+from flambeau.signature import (
+    LINEAGE_PATH,
+    PARITY_PATH,
+    SIGNATURE_PATH,
+    Signature,
+    TensorSpec,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+
+def describe_archive(path: Path) -> str:
+    """Manifest, signature, parity, lineage, sizes and digest.
+
+    Raises:
+        ArchiveError: No such archive, or one of these files in it is damaged.
+    """
+    files = list_files(path)
+    lines = [str(path), f"sha256  {digest(path)}"]
+    manifest = asdict(read_manifest(path))
+    lines += ["", "manifest", *_indented({k: v for k, v in manifest.items() if v is not None})]
+    signature = read_file(path, SIGNATURE_PATH)
+    if signature is not None:
+        shown = describe_signature(Signature.from_json(signature))
+        lines += ["", "signature", *(f"  {line}" for line in shown)]
+    for title, name in (("parity", PARITY_PATH), ("lineage", LINEAGE_PATH)):
+        text = read_file(path, name)
+        if text is not None:
+            lines += ["", title, *_indented(_object(text, name))]
+    lines += ["", "files", *(f"  {size:>13,}  {_printable(name)}" for name, size in files.items())]
+    lines += [f"  {sum(files.values()):>13,}  bytes in all"]
+    return "\n".join(lines)
+
+
+def describe_signature(signature: Signature) -> list[str]:
+    """One line per input and output, e.g. `input    x float32 (batch, 1, 32, 32)`."""
+    inputs = [f"input    {_tensor(spec)}" for spec in signature.inputs]
+    return inputs + [f"output   {_tensor(spec)}" for spec in signature.outputs]
+
+
+def _tensor(spec: TensorSpec) -> str:
+    sizes = ", ".join("any" if size is None else str(size) for size in spec.sample_shape)
+    shape = f"(batch, {sizes})" if sizes else "(batch,)"
+    return f"{_printable(spec.name)} {_printable(spec.dtype)} {shape}"
+
+
+def _indented(document: Mapping[str, Any], *, depth: int = 1) -> Iterator[str]:
+    for key, value in document.items():
+        label = "  " * depth + _printable(str(key))
+        if isinstance(value, dict) and value:
+            yield label
+            yield from _indented(value, depth=depth + 1)
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            yield f"{label:<24} {_printable(text)}"
+
+
+def _printable(text: str) -> str:
+    """An archive's author must not drive the reader's terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+def _object(text: bytes, name: str) -> dict[str, Any]:
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ArchiveError(f"{name} is not JSON ({error}); export the model again") from error
+    if not isinstance(document, dict):
+        raise ArchiveError(f"{name} is {type(document).__name__}, not an object; export again")
+    return document

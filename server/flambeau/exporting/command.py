@@ -1,0 +1,134 @@
+"""`flambeau export`: flags in, an archive and a short report out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from flambeau.archive_summary import describe_signature
+from flambeau.errors import ExportError
+from flambeau.exporting.options import Method, Target
+
+if TYPE_CHECKING:
+    import argparse
+
+    from flambeau.exporting.module import ExportReport
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `run` reads."""
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, help="the file that training wrote"
+    )
+    parser.add_argument("--name", required=True, help="the model's name")
+    parser.add_argument("--version", required=True, help="the model's version, e.g. 1.0")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("model_store"),
+        metavar="PATH",
+        help="directory for NAME-VERSION.mar, or a file ending in .mar (default: model_store)",
+    )
+    parser.add_argument(
+        "--target",
+        choices=[target.value for target in Target],
+        default=Target.TORCHSCRIPT.value,
+        help="kind of program (default: torchscript)",
+    )
+    parser.add_argument(
+        "--method",
+        choices=[method.value for method in Method],
+        default=Method.TRACE.value,
+        help="record one run, or compile the source (default: trace)",
+    )
+    parser.add_argument(
+        "--handler", help="a built-in handler's name, or FILE.py, or FILE.py:FUNCTION"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the model's settings, YAML")
+    parser.add_argument(
+        "--extra-files",
+        action="append",
+        default=[],
+        metavar="PATH[,PATH...]",
+        help="files, and directories whose content goes into the archive; may be repeated",
+    )
+    parser.add_argument("--atol", type=float, help="absolute tolerance (default: 1e-5)")
+    parser.add_argument("--rtol", type=float, help="relative tolerance (default: 1e-4)")
+    parser.add_argument("--description", help="for people")
+    parser.add_argument("--force", action="store_true", help="replace an existing archive")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and print what was made; the current directory is where factories are looked for.
+
+    Returns:
+        0.
+
+    Raises:
+        FlambeauError: Nothing was made; the command line prints why and exits with 2.
+    """
+    # torch is imported here, so that `flambeau --help` does not wait for it
+    from flambeau.exporting.checkpoint import export_checkpoint  # noqa: PLC0415
+    from flambeau.parity import Tolerance  # noqa: PLC0415
+
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    stated = {"atol": args.atol, "rtol": args.rtol}
+    try:
+        tolerance = Tolerance(**{k: v for k, v in stated.items() if v is not None})
+    except ValueError as error:
+        raise ExportError(f"--{error}") from error
+    report = export_checkpoint(
+        args.checkpoint,
+        name=args.name,
+        version=args.version,
+        path=args.output,
+        target=args.target,
+        handler=args.handler,
+        method=args.method,
+        extra_files=[p for given in args.extra_files for p in given.split(",") if p],
+        model_config=_read_config(args.config),
+        tolerance=tolerance,
+        description=args.description,
+        overwrite=args.force,
+    )
+    print(describe_report(report))
+    return 0
+
+
+def describe_report(report: ExportReport) -> str:
+    """What was made and how well it agrees, in a few lines."""
+    parity = report.parity
+    agreement = (
+        f"{parity.num_samples} samples agree: largest error {parity.max_abs_error:.2g} absolute, "
+        f"mean {parity.mean_abs_error:.2g}"
+    )
+    if parity.top1_agreement is not None:
+        agreement += f", top-1 {parity.top1_agreement:.1%} the same"
+    batches = ", ".join(map(str, report.batch_sizes))
+    size_mb = report.path.stat().st_size / 1e6
+    return "\n".join(
+        [
+            f"archive  {report.path} ({size_mb:.2f} MB, made in {report.seconds:.1f} s)",
+            f"sha256   {report.digest}",
+            *describe_signature(report.signature),
+            f"parity   {agreement}",
+            f"batches  {batches} agree",
+        ]
+    )
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        document = yaml.safe_load(path.read_bytes())
+    except (OSError, yaml.YAMLError) as error:
+        raise ExportError(f"--config {path} cannot be read: {error}") from error
+    if not isinstance(document, dict):
+        raise ExportError(f"--config {path} holds {type(document).__name__}; make it a mapping")
+    return document

@@ -1,0 +1,281 @@
+"""From the file a training run wrote to an archive, by call and by command line."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+
+from flambeau.archive import read_file, read_manifest
+from flambeau.errors import ConfigError, ExportError
+from flambeau.exporting.checkpoint import build_model, export_checkpoint
+from flambeau.exporting.command import configure, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flambeau.exporting.module import ExportReport
+
+FACTORIES = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = torch.nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+
+def net(num_classes):
+    return Net(num_classes)
+
+
+def text():
+    return "no module"
+
+
+not_callable = 3
+"""
+
+IMAGE = {
+    "mode": "L",
+    "resize": None,
+    "size": [4, 4],
+    "mean": [0.5],
+    "std": [0.25],
+    "interpolation": "bilinear",
+}
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's directory with a package of models, to run the export in."""
+    directory = tmp_path / "project"
+    (directory / "myproject").mkdir(parents=True)
+    (directory / "myproject" / "__init__.py").write_text("")
+    (directory / "myproject" / "models.py").write_text(FACTORIES)
+    (directory / "myproject" / "needs.py").write_text("import a_module_nobody_has\n")
+    (directory / "myproject" / "broken.py").write_text("1 / 0\n")
+    monkeypatch.chdir(directory)
+    monkeypatch.setattr(sys, "path", [str(directory), *sys.path])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "myproject"]:
+        monkeypatch.delitem(sys.modules, name)
+    return directory
+
+
+def content(**changes: object) -> dict[str, Any]:
+    model = build_model({"factory": "myproject.models:net", "kwargs": {"num_classes": 3}})
+    return {
+        "epoch": 4,
+        "step": 100,
+        "model_state_dict": model.state_dict(),
+        "loss": math.nan,
+        "metrics": {"val_accuracy": 0.9},
+        "config": {"seed": 7, "model": {"name": "net"}},
+        "git_commit": "abc-dirty",
+        "data_digest": "f" * 64,
+        "torch_version": "2.13.0",
+        "model": {"factory": "myproject.models:net", "kwargs": {"num_classes": 3}},
+        "classes": ["cat", "dog", "eel"],
+        "input": {"name": "x", "dtype": "float32", "shape": [1, 4, 4]},
+        "image": IMAGE,
+        "samples": torch.randn(40, 1, 4, 4),
+        "sample_labels": torch.zeros(40, dtype=torch.int64),
+        **changes,
+    }
+
+
+def saved(project: Path, **changes: object) -> Path:
+    path = project / "best.pt"
+    torch.save(content(**changes), path)
+    return path
+
+
+def export(checkpoint: Path, project: Path, **options: object) -> ExportReport:
+    settings: dict[str, Any] = {"name": "animals", "version": "1.0", **options}
+    return export_checkpoint(checkpoint, path=project / "store", **settings)
+
+
+def test_an_image_checkpoint_becomes_an_image_classifier(project: Path) -> None:
+    report = export(saved(project), project, model_config={"batchSize": 8, "handler": {"topk": 2}})
+    manifest = read_manifest(report.path)
+    assert manifest.handler == "image_classifier"
+    config = yaml.safe_load(read_file(report.path, "model-config.yaml") or b"")
+    assert config == {"batchSize": 8, "handler": {"image": IMAGE, "topk": 2}}
+    labels = json.loads(read_file(report.path, "index_to_name.json") or b"")
+    assert labels == {"0": "cat", "1": "dog", "2": "eel"}
+    assert report.parity.num_samples == 32
+
+
+def test_a_table_checkpoint_becomes_a_tensor_model(project: Path) -> None:
+    report = export(saved(project, image=None, classes=None), project)
+    manifest = read_manifest(report.path)
+    assert (manifest.handler, manifest.config_file) == ("base_handler", None)
+    assert read_file(report.path, "index_to_name.json") is None
+
+
+def test_the_lineage_leads_back_to_the_checkpoint(project: Path) -> None:
+    checkpoint = saved(project)
+    report = export(checkpoint, project)
+    lineage = json.loads(read_file(report.path, "MAR-INF/lineage.json") or b"")
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert lineage["checkpoint"] == {"file": "best.pt", "sha256": sha256}
+    assert lineage["git_commit"] == "abc-dirty"
+    assert lineage["data_digest"] == "f" * 64
+    assert lineage["metrics"] == {"val_accuracy": 0.9}
+    assert lineage["config"] == {"seed": 7, "model": {"name": "net"}}
+    assert (lineage["epoch"], lineage["loss"]) == (4, None)
+    assert lineage["trained_with_torch"] == "2.13.0"
+
+
+def test_the_smallest_checkpoint_has_weights_a_factory_and_samples(project: Path) -> None:
+    small = {key: content()[key] for key in ("model_state_dict", "model", "samples")}
+    torch.save(small, project / "small.pt")
+    assert export(project / "small.pt", project).parity.agrees
+
+
+@pytest.mark.parametrize(
+    ("factory", "kwargs", "says"),
+    [
+        ("nowhere.models:net", {}, "there is no module 'nowhere', .* run the export in the dir"),
+        ("myproject.none:net", {}, r"there is no module 'myproject\.none'"),
+        ("myproject.needs:net", {}, "importing .* failed: ModuleNotFoundError: .*nobody_has"),
+        ("myproject.broken:net", {}, "importing .* failed: ZeroDivisionError"),
+        ("myproject.models:none", {}, r"models\.py\) has no function 'none'"),
+        ("myproject.models:not_callable", {}, "has no function 'not_callable'"),
+        ("myproject.models:net", {"width": 3}, r"net\(\{'width': 3\}\) failed: TypeError"),
+        ("myproject.models:text", {}, "makes str, not a torch"),
+        ("myproject.models", {}, "use 'module:function'"),
+        (":net", {}, "use 'module:function'"),
+    ],
+)
+def test_a_factory_that_makes_no_model_is_told_why(
+    project: Path, factory: str, kwargs: dict[str, Any], says: str
+) -> None:
+    checkpoint = saved(project, model={"factory": factory, "kwargs": kwargs})
+    with pytest.raises(ExportError, match=says):
+        export(checkpoint, project)
+    assert not (project / "store").exists()
+
+
+def test_weights_of_another_model_are_refused(project: Path) -> None:
+    other = saved(project, model={"factory": "myproject.models:net", "kwargs": {"num_classes": 4}})
+    with pytest.raises(ExportError, match=r"do not fit the model [\s\S]*size mismatch"):
+        export(other, project)
+
+
+def test_image_settings_out_of_range_are_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"image\.std"):
+        export(saved(project, image={**IMAGE, "std": [0.0]}), project)
+
+
+def test_files_that_are_no_checkpoint_are_refused(project: Path) -> None:
+    with pytest.raises(ExportError, match=r"best\.pt does not exist"):
+        export(project / "best.pt", project)
+    (project / "text.pt").write_text("hello")
+    with pytest.raises(ExportError, match=r"text\.pt is no checkpoint that loads safely"):
+        export(project / "text.pt", project)
+    torch.save([1, 2], project / "list.pt")
+    with pytest.raises(ExportError, match=r"list\.pt holds list"):
+        export(project / "list.pt", project)
+    torch.save({"model": {}}, project / "part.pt")
+    with pytest.raises(ExportError, match=r"part\.pt has no model_state_dict, samples"):
+        export(project / "part.pt", project)
+
+
+class Marker:
+    """Pickles to a call that would leave a file behind."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (open, (str(self.path), "w"))
+
+
+def test_code_in_a_checkpoint_is_not_run(project: Path) -> None:
+    torch.save({**content(), "extra": Marker(project / "owned")}, project / "evil.pt")
+    with pytest.raises(ExportError, match="tensors and plain data only"):
+        export(project / "evil.pt", project)
+    assert not (project / "owned").exists()
+
+
+# the command line
+
+
+def command(*flags: str) -> int:
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    return run(parser.parse_args(["--name", "animals", "--version", "1.0", *flags]))
+
+
+def test_the_command_exports_and_prints_what_it_made(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved(project)
+    (project / "notes.txt").write_text("hello")
+    (project / "vocab.txt").write_text("one")
+    (project / "settings.yaml").write_text("batchSize: 8\n")
+    flags = ["--checkpoint", "best.pt", "--extra-files", "notes.txt,vocab.txt"]
+    assert command(*flags, "--config", "settings.yaml", "--method", "script") == 0
+    path = project / "model_store" / "animals-1.0.mar"
+    printed = capsys.readouterr().out
+    assert "model_store/animals-1.0.mar" in printed
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in printed
+    assert "input    x float32 (batch, 1, 4, 4)" in printed
+    assert "32 samples agree" in printed
+    assert "top-1 100.0% the same" in printed
+    assert read_file(path, "vocab.txt") == b"one"
+    assert yaml.safe_load(read_file(path, "model-config.yaml") or b"")["batchSize"] == 8
+
+
+def test_the_command_finds_factories_in_the_current_directory(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(project)
+    monkeypatch.setattr(sys, "path", sys.path[1:])
+    for name in [name for name in sys.modules if name.partition(".")[0] == "myproject"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert command("--checkpoint", "best.pt", "--output", "out/a.mar") == 0
+    assert (project / "out" / "a.mar").is_file()
+
+
+def test_the_command_replaces_an_archive_when_forced(project: Path) -> None:
+    saved(project)
+    assert command("--checkpoint", "best.pt") == 0
+    with pytest.raises(ExportError, match=r"exists; .*--force"):
+        command("--checkpoint", "best.pt")
+    assert command("--checkpoint", "best.pt", "--force") == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--config", "none.yaml"], r"--config none\.yaml cannot be read"),
+        (["--config", "list.yaml"], r"--config list\.yaml holds list"),
+        (["--config", "bad.yaml"], r"--config bad\.yaml cannot be read"),
+        (["--atol", "-1"], "--atol is -1.0; use a finite number"),
+    ],
+)
+def test_wrong_flags_are_told(project: Path, flags: list[str], says: str) -> None:
+    saved(project)
+    (project / "list.yaml").write_text("- 1\n")
+    (project / "bad.yaml").write_text("a: [\n")
+    with pytest.raises(ExportError, match=says):
+        command("--checkpoint", "best.pt", *flags)
+
+
+def test_an_unknown_target_is_refused_before_anything_is_loaded(project: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command("--checkpoint", "best.pt", "--target", "onnx")
+    assert caught.value.code == 2
