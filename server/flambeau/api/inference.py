@@ -27,6 +27,7 @@ from flambeau.registry import Registry
 _METHODS = ["GET", "PUT", "PATCH", "DELETE"]  # TorchServe takes any; POST is the documented one
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_INTERNAL = {b"url_path", b"explain", b"describe"}  # what the front tells handlers, not clients
 _VERSION_HEADER = "x-model-version"
 _OURS = {"connection", "content-length", "transfer-encoding", "x-request-id", _VERSION_HEADER}
 
@@ -60,7 +61,11 @@ def inference_router(registry: Registry, *, max_request_bytes: int) -> APIRouter
         registry.resolve(model, version)  # an unknown model is refused before its body is read
         body = await read_body(request, max_bytes=max_request_bytes)
         inputs = split_inputs(body, content_type=request.headers.get("content-type"))
-        headers = [(k.decode("latin-1"), v.decode("latin-1")) for k, v in request.headers.raw]
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in request.headers.raw
+            if name not in _INTERNAL
+        ]
         headers += [("url_path", ""), ("explain", "False")]
         inference = InferenceRequest(
             request_id=request.state.request_id, headers=headers, inputs=inputs
