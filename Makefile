@@ -16,6 +16,8 @@ ARGS ?=
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+CONFIG := training/configs/digits_lenet.toml
+CHECKPOINT := runs/digits_lenet/checkpoints/best.pt
 ARCHIVE := model_store/digits-1.0.mar
 
 .PHONY: help install demo test check serve train bench fmt lint type test-gpu cov docs image pins clean
@@ -62,16 +64,20 @@ cov: install ## Run the tests and report line and branch coverage
 docs: install ## Run the code blocks of README.md and docs/
 	$(PY) -m pytest tests/test_docs.py $(ARGS)
 
-train: install ## Train LeNet on scikit-learn's digits and export it to model_store/
-	$(PY) -m training.train training/configs/digits_lenet.toml
+train: install ## Train LeNet-5 on scikit-learn's digits; ARGS='epochs=10' changes settings
+	$(PY) -m training.train $(CONFIG) $(ARGS)
 
-$(ARCHIVE): | install
-	$(PY) -m training.train training/configs/digits_lenet.toml
+$(CHECKPOINT): | install
+	$(PY) -m training.train $(CONFIG)
 
-serve: $(ARCHIVE) ## Serve the demo's model; trains and exports it first when it is missing
-	$(VENV)/bin/flambeau serve --model-store model_store --models digits=$(notdir $(ARCHIVE))
+$(ARCHIVE): | $(CHECKPOINT)
+	$(VENV)/bin/flambeau export --checkpoint $(CHECKPOINT) --name digits --version 1.0 --output $@
+
+serve: $(ARCHIVE) ## Serve the digits model; trains and exports it first when it is missing
+	$(VENV)/bin/flambeau serve --model-store model_store --models digits=$(notdir $(ARCHIVE)) $(ARGS)
 
 bench: install ## Measure training, serving and hot swaps; writes docs/benchmarks.md
+	@command -v wrk >/dev/null || { [[ $$EUID -eq 0 ]] && apt-get install --yes wrk; } || true
 	$(PY) -m benchmarks.run $(ARGS)
 
 image: ## Build the container image; TORCH_VARIANT=cpu or cu130

@@ -78,6 +78,22 @@ class Server:
     def metrics_url(self) -> str:
         return f"http://{self.addresses.metrics}"
 
+    def register(self, archive: str, *, num_workers: int, batch_size: int) -> None:
+        """Serve an archive of the store; returns when its workers are ready.
+
+        Raises:
+            ServerProcessError: It was refused.
+        """
+        query: dict[str, str | int] = {
+            "url": archive,
+            "initial_workers": num_workers,
+            "batch_size": batch_size,
+        }
+        url = f"{self.management_url}/models"
+        answer = httpx.post(url, params=query, timeout=120, trust_env=False)
+        if answer.status_code != 200:
+            raise ServerProcessError(f"{archive} is not served: {answer.text}\n{self.log_tail()}")
+
     def log_tail(self) -> str:
         """The last lines the server wrote."""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-40:])

@@ -33,6 +33,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import report
+from benchmarks.results import QUOTED, read
 from benchmarks.server import Addresses, serve
 
 if sys.version_info >= (3, 11):
@@ -173,7 +175,7 @@ class Reader:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=90,
+            timeout=300,  # training on a busy machine
             check=False,
         )
         assert done.returncode == 0, f"{place}: {command[-1]}\n{done.stdout}{done.stderr}"
@@ -195,7 +197,7 @@ def name_of(page: Path) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(b.run for b in blocks_of(page))], ids=name_of
 )
@@ -216,6 +218,11 @@ def test_only_what_cannot_run_here_is_exempt(page: Path) -> None:
             for command, _ in commands_of(block):
                 words = [w for w in shlex.split(command, comments=True) if "=" not in w]
                 assert words[0] in NOT_RUN, f"{block.place}: {command!r} can run"
+
+
+def test_the_benchmark_page_shows_the_quoted_results() -> None:
+    results = read(QUOTED) if QUOTED.exists() else None
+    assert report.PAGE.read_text(encoding="utf-8") == report.render(results)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

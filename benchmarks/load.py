@@ -1,0 +1,62 @@
+"""Requests as fast as they are answered, over a fixed number of connections, made by `wrk`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from benchmarks.results import Load
+
+SCRIPT = Path(__file__).with_name("load.lua")
+
+
+class LoadGeneratorMissingError(RuntimeError):
+    """There is no `wrk` on this machine."""
+
+
+def find_wrk() -> str:
+    """Where `wrk` is.
+
+    Raises:
+        LoadGeneratorMissingError: Nowhere.
+    """
+    path = shutil.which("wrk")
+    if path is None:
+        raise LoadGeneratorMissingError(
+            "wrk is not installed; on Debian and Ubuntu: apt-get install wrk"
+        )
+    return path
+
+
+def measure(url: str, *, body: Path, connections: int, seconds: float) -> Load:
+    """Post `body` to `url` over so many connections, from one thread.
+
+    Raises:
+        LoadGeneratorMissingError: There is no `wrk`.
+        CalledProcessError: It failed.
+    """
+    command = [
+        *(find_wrk(), "--threads", "1", "--connections", str(connections)),
+        *("--duration", f"{max(1, round(seconds))}s", "--timeout", "10s"),
+        *("--script", str(SCRIPT), url),
+    ]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "BODY_FILE": str(body)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
+    found = json.loads(line.removeprefix("RESULT "))
+    return Load(
+        connections=connections,
+        num_requests=found["num_requests"],
+        num_errors=found["num_errors"],
+        requests_per_s=found["num_requests"] / found["duration_us"] * 1e6,
+        p50_ms=found["p50_us"] / 1000,
+        p99_ms=found["p99_us"] / 1000,
+    )
