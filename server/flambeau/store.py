@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 
@@ -47,6 +48,7 @@ class ModelStore:
         self._limits = limits or UnpackLimits()
         self._scratch_parent = scratch
         self._scratch: Path | None = None
+        self._lock = threading.Lock()
 
     def __enter__(self) -> ModelStore:
         return self
@@ -107,12 +109,13 @@ class ModelStore:
         if Path(name).name != name or name.startswith(".") or not name.endswith(ARCHIVE_SUFFIX):
             raise ArchiveError(f"{name!r} is no name for an archive; use one like 'digits.mar'")
         target = self.directory / name
-        if target.exists() and not overwrite and digest(target) != digest(path):
-            raise ArchiveError(
-                f"{target} exists and differs from {path}; give another name, or overwrite it"
-            )
-        if target.exists() and digest(target) == digest(path):
-            return target
+        if target.exists():
+            if digest(target) == digest(path):
+                return target
+            if not overwrite:
+                raise ArchiveError(
+                    f"{target} exists and differs from {path}; give another name, or overwrite it"
+                )
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             with path.open("rb") as source, written_aside(target) as copy:
@@ -134,8 +137,9 @@ class ModelStore:
         if archive_path.is_symlink():
             raise ArchiveError(f"{archive_path} is a link; put the archive itself there")
         key = digest(archive_path)[:16]
-        if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="flambeau-", dir=self._scratch_parent))
+        with self._lock:  # models are unpacked by several threads at a time
+            if self._scratch is None:
+                self._scratch = Path(tempfile.mkdtemp(prefix="flambeau-", dir=self._scratch_parent))
         into = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=self._scratch))
         try:
             unpack(archive_path, into, limits=self._limits)

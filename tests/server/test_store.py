@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,19 @@ def test_each_unpacking_has_its_own_directory_until_the_store_closes(
         assert (first / "model.pt").read_bytes() == b"weights"
         assert (second / MANIFEST_PATH).is_file()
         assert first.is_relative_to(scratch)
+    assert list(scratch.iterdir()) == []
+
+
+def test_archives_unpacked_at_the_same_time_share_one_scratch_directory(
+    store: ModelStore, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with ModelStore(store.directory, scratch=scratch) as opened:
+        with ThreadPoolExecutor(8) as pool:
+            unpacked = list(pool.map(opened.unpack, [opened.find("digits.mar")] * 8))
+        assert len(set(unpacked)) == 8
+        assert len(list(scratch.iterdir())) == 1
     assert list(scratch.iterdir()) == []
 
 

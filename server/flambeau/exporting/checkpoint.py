@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from flambeau.parity import Tolerance
 
 _REQUIRED = ("model_state_dict", "model", "samples")
-_LINEAGE = ("epoch", "loss", "metrics", "config", "git_commit", "data_digest")
+_LINEAGE = ("model", "epoch", "loss", "metrics", "config", "git_commit", "data_digest")
 
 
 def export_checkpoint(

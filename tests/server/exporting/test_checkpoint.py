@@ -130,6 +130,7 @@ def test_the_lineage_leads_back_to_the_checkpoint(project: Path) -> None:
     lineage = json.loads(read_file(report.path, "MAR-INF/lineage.json") or b"")
     sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert lineage["checkpoint"] == {"file": "best.pt", "sha256": sha256}
+    assert lineage["model"]["factory"] == "myproject.models:net"
     assert lineage["git_commit"] == "abc-dirty"
     assert lineage["data_digest"] == "f" * 64
     assert lineage["metrics"] == {"val_accuracy": 0.9}
