@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 DEFAULT_HANDLER = "base_handler"
+DEFAULT_BATCH_SIZE = 16  # a limit that costs nothing: the server waits for no batch to fill
 CONFIG_FILE = "model-config.yaml"
 LABELS_FILE = "index_to_name.json"
 
@@ -54,7 +55,8 @@ def payload(
         handler: A built-in handler's name, or a Python file, `:function` after it or not.
         classes: Labels in the order of the model's classes.
         extra_files: Files, which go to the root, and directories, whose content does.
-        model_config: The model's settings.
+        model_config: The model's settings; a built-in handler, which answers batches, gets
+            `batchSize` from us when they name none.
 
     Returns:
         The handler as the manifest names it, and content by name in the archive.
@@ -66,6 +68,8 @@ def payload(
     handler_name, handler_file = _handler(str(handler))
     if handler_file is not None:
         _put(files, handler_file.name, handler_file)
+    else:
+        model_config = {"batchSize": DEFAULT_BATCH_SIZE, **(model_config or {})}
     if classes is not None:
         labels = {str(index): label for index, label in enumerate(classes)}
         text = json.dumps(labels, indent=2, ensure_ascii=False) + "\n"

@@ -120,7 +120,7 @@ def test_an_image_checkpoint_becomes_an_image_classifier(project: Path) -> None:
 def test_a_table_checkpoint_becomes_a_tensor_model(project: Path) -> None:
     report = export(saved(project, image=None, classes=None), project)
     manifest = read_manifest(report.path)
-    assert (manifest.handler, manifest.config_file) == ("base_handler", None)
+    assert (manifest.handler, manifest.config_file) == ("base_handler", "model-config.yaml")
     assert read_file(report.path, "index_to_name.json") is None
 
 

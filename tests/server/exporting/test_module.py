@@ -145,7 +145,8 @@ def test_the_manifest_is_what_torchserve_expects(tmp_path: Path) -> None:
     manifest = read_manifest(report.path)
     assert (manifest.model_name, manifest.model_version) == ("digits", "1.0")
     assert (manifest.handler, manifest.serialized_file) == ("base_handler", "model.pt")
-    assert manifest.config_file is None
+    assert manifest.config_file == "model-config.yaml"
+    assert read_file(report.path, "model-config.yaml") == b"batchSize: 16\n"
     assert manifest.description == "for tests"
     assert manifest.runtime == "python"
     with zipfile.ZipFile(report.path) as zipped:
