@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.results import Training
+from benchmarks.figures import Training
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 import torch
 
-from benchmarks.results import Bare, percentile
+from benchmarks.figures import Bare, percentile
 from flambeau import torchscript
 from flambeau.signature import SIGNATURE_PATH, Signature
 

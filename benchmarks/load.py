@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from benchmarks.results import Load
+from benchmarks.figures import Load
 
 SCRIPT = Path(__file__).with_name("load.lua")
 

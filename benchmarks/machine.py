@@ -8,7 +8,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.results import Machine
+from benchmarks.figures import Machine
 
 
 def describe() -> Machine:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.results import Load, median_bare, median_load
+from benchmarks.figures import Load, median_bare, median_load
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from benchmarks.results import Machine, Results, Swaps, Training
+    from benchmarks.figures import Machine, Results, Swaps, Training
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import accuracy, bare, load, machine, report, swap
-from benchmarks.results import HERE, QUOTED, Results, Round, save
+from benchmarks.figures import HERE, QUOTED, Results, Round, save
 from benchmarks.server import FLAMBEAU, serve
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import httpx
 import torch
 
 import flambeau
-from benchmarks.results import Swaps, percentile
+from benchmarks.figures import Swaps, percentile
 from benchmarks.server import serve
 
 if TYPE_CHECKING:

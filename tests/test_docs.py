@@ -34,7 +34,7 @@ import pytest
 import yaml
 
 from benchmarks import report
-from benchmarks.results import QUOTED, read
+from benchmarks.figures import QUOTED, read
 from benchmarks.server import Addresses, serve
 
 if sys.version_info >= (3, 11):
