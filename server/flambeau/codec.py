@@ -16,6 +16,7 @@ import msgspec
 import torch
 
 from flambeau.errors import HandlerFailed, InvalidInput, UnsupportedContentType
+from flambeau.failure_text import sendable, text_of
 from flambeau.messages import Failure, FailureKind, Reply
 
 if TYPE_CHECKING:
@@ -83,11 +84,11 @@ def encode_output(
     """
     match output:
         case InvalidInput():
-            return Failure(FailureKind.INVALID_INPUT, str(output))
+            return Failure(FailureKind.INVALID_INPUT, text_of(output))
         case UnsupportedContentType():
-            return Failure(FailureKind.UNSUPPORTED_CONTENT_TYPE, str(output))
+            return Failure(FailureKind.UNSUPPORTED_CONTENT_TYPE, text_of(output))
         case HandlerFailed():
-            return Failure(FailureKind.HANDLER_FAILED, str(output))
+            return Failure(FailureKind.HANDLER_FAILED, text_of(output))
         case _:
             body, content_type = _encode(output)
     if len(body) > max_response_bytes:
@@ -95,12 +96,14 @@ def encode_output(
             FailureKind.HANDLER_FAILED,
             f"the answer has {len(body)} bytes, over max_response_size {max_response_bytes}",
         )
-    headers = list(processor.get_response_headers().items())
+    headers = [
+        (sendable(key), sendable(value)) for key, value in processor.get_response_headers().items()
+    ]
     if content_type is not None and not any(key.lower() == "content-type" for key, _ in headers):
         headers.append(("content-type", content_type))
     return Reply(
         status=processor.get_response_status_code(),
-        phrase=processor.get_response_status_phrase(),
+        phrase=sendable(processor.get_response_status_phrase()),
         headers=headers,
         body=body,
     )

@@ -7,7 +7,6 @@ per request and the worker goes on.
 from __future__ import annotations
 
 import time
-import traceback
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +20,7 @@ from flambeau.errors import (
     OutOfResources,
     UnsupportedContentType,
 )
+from flambeau.failure_text import print_traceback, text_of
 from flambeau.messages import BatchDone, Failure, FailureKind, InferenceRequest, Reply, RunBatch
 from flambeau.parity import read_samples
 from flambeau.self_check import SelfCheck
@@ -124,10 +124,10 @@ class ModelInstance:
         except (InvalidInput, UnsupportedContentType) as error:
             if len(requests) == 1:
                 return [encode_failure(error)]
-            traceback.print_exc()
+            print_traceback()
             return [Failure(FailureKind.HANDLER_FAILED, "Prediction failed")] * len(requests)
         except BaseException as error:  # noqa: BLE001  # not even SystemExit ends the worker
-            traceback.print_exc()
+            print_traceback()
             return [encode_failure(error)] * len(requests)
         finally:
             context.end_batch()
@@ -149,13 +149,13 @@ def encode_failure(error: BaseException) -> Failure:
     """What the front learns of an exception; the rest is in the traceback on stderr."""
     match error:
         case InvalidInput():
-            return Failure(FailureKind.INVALID_INPUT, str(error))
+            return Failure(FailureKind.INVALID_INPUT, text_of(error))
         case UnsupportedContentType():
-            return Failure(FailureKind.UNSUPPORTED_CONTENT_TYPE, str(error))
+            return Failure(FailureKind.UNSUPPORTED_CONTENT_TYPE, text_of(error))
         case MemoryError() | torch.OutOfMemoryError():
             return Failure(FailureKind.OUT_OF_RESOURCES, "Out of resources")
         case HandlerFailed():
-            return Failure(FailureKind.HANDLER_FAILED, str(error))
+            return Failure(FailureKind.HANDLER_FAILED, text_of(error))
         case _:
             return Failure(FailureKind.HANDLER_FAILED, "Prediction failed")
 

@@ -6,7 +6,6 @@ answers; decoding apart, batching and putting answers in order is done here.
 
 from __future__ import annotations
 
-import traceback
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,6 +14,7 @@ import torch
 
 from flambeau.codec import decode_json
 from flambeau.errors import HandlerFailed, InvalidInput, RequestError
+from flambeau.failure_text import print_traceback
 from flambeau.handler import BaseHandler
 from flambeau.signature import SIGNATURE_PATH, Signature
 
@@ -114,7 +114,7 @@ class SampleHandler(BaseHandler):
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception:  # noqa: BLE001  # the model's code may raise anything
-            traceback.print_exc()
+            print_traceback()
             return [HandlerFailed("Prediction failed")] * num_samples
         if len(answers) != num_samples:
             raise HandlerFailed(

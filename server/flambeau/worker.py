@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 from flambeau import wire
 from flambeau.errors import FlambeauError, OutOfResources
+from flambeau.failure_text import print_traceback, sendable, text_of
 from flambeau.messages import (
     FailureKind,
     Loaded,
@@ -139,7 +140,7 @@ def _start(
         stage = _enter_stage(channel, LoadStage.CHECKING)
         check = instance.check()
     except BaseException as error:  # noqa: BLE001  # the model's code may raise SystemExit, too
-        traceback.print_exc()
+        print_traceback()
         channel.send(_load_failed(stage, error, model_dir=load.model_dir))
         return None
     ready_at = time.perf_counter()
@@ -155,9 +156,9 @@ def _enter_stage(channel: Channel, stage: LoadStage) -> LoadStage:
 def _load_failed(stage: LoadStage, error: BaseException, *, model_dir: str) -> LoadFailed:
     """The original error's type and text, and where in the archive it arose."""
     memory = isinstance(error, (MemoryError, OutOfResources))
-    message = str(error)
+    message = text_of(error)
     if not isinstance(error, FlambeauError):
-        message = "".join(traceback.format_exception_only(error)).strip()
+        message = sendable("".join(traceback.format_exception_only(error)).strip())
     places = [
         f"{os.path.relpath(frame.filename, model_dir)}, line {frame.lineno}"
         for frame in traceback.extract_tb(error.__traceback__)

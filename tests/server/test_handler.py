@@ -11,7 +11,9 @@ from flambeau import torchscript
 from flambeau.context import Context
 from flambeau.errors import ArchiveError
 from flambeau.handler import BaseHandler, load_label_mapping
-from flambeau.messages import InferenceRequest, Input
+from flambeau.instance import ModelInstance
+from flambeau.loading import EntryPoint
+from flambeau.messages import InferenceRequest, Input, LoadModel, Reply, RunBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +47,7 @@ def context(root: Path, **model: str | None) -> Context:
 
 
 def request(headers: list[tuple[str, str]] | None = None) -> InferenceRequest:
-    return InferenceRequest("id", headers or [], [Input("body", "image/png", memoryview(b"x"))])
+    return InferenceRequest("id", headers or [], [Input("body", "text/plain", memoryview(b"x"))])
 
 
 def program(root: Path) -> str:
@@ -165,6 +167,19 @@ def test_an_explanation_is_asked_for_by_header(tmp_path: Path) -> None:
     assert Explaining().handle(rows, asked) == [expected]
 
 
+def test_an_explanation_changes_no_other_clients_answer(tmp_path: Path) -> None:
+    handler = Explaining()
+    handler.model = torch.nn.Identity()
+    entry_point = EntryPoint(call=handler.handle, handler=handler, context=context(tmp_path))
+    load = LoadModel("mine", "1", str(tmp_path), None, "cpu", 4, 1, 1_000, "0.1")
+    explained = request([("explain", "True")])
+    batch = RunBatch(1, [explained, request(), explained, request()])
+    results = ModelInstance(entry_point, None, load=load).run(batch).results
+    bodies = [json.loads(bytes(r.body)) for r in results if isinstance(r, Reply)]
+    explanation = {"shape": [1, 1], "raw": "x", "target": 0}
+    assert bodies == [explanation, [1.0], explanation, [1.0]]
+
+
 def test_a_description_is_asked_for_by_header(tmp_path: Path) -> None:
     asked = context(tmp_path)
     asked.begin_batch([request([("describe", "True")])])
@@ -176,7 +191,7 @@ def test_header_names_are_looked_up_as_they_were_spelt(tmp_path: Path) -> None:
     asked.begin_batch([request(), request([("X-Key", "1"), ("X-Key", "2"), ("body", "mine")])])
     assert asked.get_request_header(1, "X-Key") == "2"
     assert asked.get_request_header(1, "x-key") is None
-    assert asked.get_all_request_header(0) == {"body": {"content-type": "image/png"}}
+    assert asked.get_all_request_header(0) == {"body": {"content-type": "text/plain"}}
     assert asked.get_request_header(1, "body") == "mine"
 
 

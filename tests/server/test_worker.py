@@ -48,12 +48,17 @@ SERVER_DIR = Path(flambeau.__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SERVER_DIR), "PYTHONSAFEPATH": "1"}
 TIMEOUT_S = 60
 
-OBEDIENT_HANDLER = '''
+OBEDIENT_HANDLER = r'''
 import sys
 
 import torch
 
 from flambeau.errors import InvalidInput, UnsupportedContentType
+
+
+class Unspeakable(InvalidInput):
+    def __str__(self):
+        raise RuntimeError
 
 
 class Handler:
@@ -92,6 +97,12 @@ class Handler:
             return InvalidInput("this one is bad")
         if order == "strange":
             return UnsupportedContentType("this one is strange")
+        if order == "bad text":
+            return InvalidInput("\ud800" * 10_000)
+        if order == "bad error":
+            return Unspeakable()
+        if order == "bad header":
+            context.set_response_header(idx, "x-pot", "\ud800")
         if order == "long":
             return "x" * 2_000
         if order == "teapot":
@@ -369,6 +380,33 @@ def test_a_request_that_is_refused_fails_alone(obedient: Worker) -> None:
     assert "2000 bytes, over max_response_size 1000" in fourth.message
 
 
+def test_text_that_cannot_be_sent_is_made_so(obedient: Worker) -> None:
+    text, error, header = obedient.run("bad text", "bad error", "bad header")
+    assert isinstance(text, Failure)
+    assert text.message.startswith(r"\ud800\ud800")
+    assert text.message.endswith("... (10000 characters)")
+    assert error == Failure(FailureKind.INVALID_INPUT, "Unspeakable")
+    assert isinstance(header, Reply)
+    assert header.headers == [("x-pot", r"\ud800")]
+
+
+def test_a_handler_that_closes_stderr_is_survived(tmp_path: Path) -> None:
+    text = """
+        import sys
+
+        def handle(data, context):
+            if data is not None:
+                sys.stderr.close()
+                return 1 / 0
+    """
+    root = archive(tmp_path / "model", handler="mine.py", files={"mine.py": text})
+    with started() as worker:
+        assert isinstance(worker.load(root)[-1], Loaded)
+        expected = [Failure(FailureKind.HANDLER_FAILED, "Prediction failed")]
+        assert worker.run("x") == expected
+        assert worker.run("x") == expected
+
+
 def test_a_handler_may_refuse_a_batch_of_one_by_raising(obedient: Worker) -> None:
     expected = Failure(FailureKind.INVALID_INPUT, "expected something else")
     assert obedient.run("invalid") == [expected]
@@ -436,14 +474,22 @@ sys.stdin.read()
 
 
 def test_a_worker_dies_with_its_front_even_in_the_middle_of_a_call(tmp_path: Path) -> None:
-    handler = "def handle(data, context):\n    while data:\n        pass\n"
-    root = archive(tmp_path / "model", handler="mine", files={"mine.py": handler})
+    text = """
+        import signal
+
+        def handle(data, context):
+            if data is not None:
+                print("in the middle")
+                signal.pause()
+    """
+    root = archive(tmp_path / "model", handler="mine", files={"mine.py": text})
     ours, theirs = socket.socketpair()
     ours.settimeout(TIMEOUT_S)
     front = subprocess.Popen(
         [sys.executable, "-c", STARTS_A_WORKER_AND_WAITS, str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
         stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,  # the worker's, too
         text=True,
         env=ENVIRONMENT,
     )
@@ -452,6 +498,8 @@ def test_a_worker_dies_with_its_front_even_in_the_middle_of_a_call(tmp_path: Pat
         worker = Worker(front, ours)  # this test keeps the socket, so its end cannot end the worker
         assert isinstance(worker.load(root)[-1], Loaded)
         worker.send(RunBatch(1, [text_request("go on forever")]))
+        assert front.stdout is not None
+        assert front.stdout.readline() == "in the middle\n"
         front.kill()
         assert ours.recv(1) == b""  # the worker's end closed: it is gone
 
