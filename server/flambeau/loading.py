@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import yaml
-
 import flambeau
 from flambeau.context import Context
 from flambeau.errors import ArchiveError
 from flambeau.manifest import MANIFEST_PATH, Manifest
+from flambeau.model_yaml import read_model_yaml
 from flambeau.module_files import classes_defined_in, load_module
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def load_handler(load: LoadModel) -> EntryPoint:
         load.max_batch_size,
         _gpu_id(load.device),
         load.server_version,
-        model_yaml_config=_read_yaml(model_dir, manifest.config_file),
+        model_yaml_config=read_model_yaml(model_dir, manifest.config_file),
     )
     module_name, _, attribute = handler.partition(":")
     module = find_module(module_name, model_dir=model_dir)
@@ -120,27 +119,6 @@ def builtin_dir() -> Path:
 def _gpu_id(device: str) -> int | None:
     kind, _, number = device.partition(":")
     return int(number or 0) if kind == "cuda" else None
-
-
-def _read_yaml(model_dir: Path, config_file: str | None) -> dict[str, Any]:
-    if config_file is None:
-        return {}
-    try:
-        document = yaml.safe_load((model_dir / config_file).read_bytes())
-    except FileNotFoundError as error:
-        raise ArchiveError(
-            f"{MANIFEST_PATH} names config file {config_file!r}, which is not in the archive; "
-            "build it again"
-        ) from error
-    except yaml.YAMLError as error:
-        raise ArchiveError(f"{config_file} is not YAML: {error}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ArchiveError(
-            f"{config_file} is a {type(document).__name__}; write `key: value` lines"
-        )
-    return document
 
 
 def _enter(module: ModuleType, attribute: str, context: Context) -> EntryPoint:

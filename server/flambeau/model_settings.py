@@ -9,13 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from flambeau.errors import ArchiveError, BadParameter
-from flambeau.manifest import Manifest
+from flambeau.errors import BadParameter
 
 _log = logging.getLogger(__name__)
 
@@ -103,25 +99,3 @@ _YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "deviceType": ("device_type", str),
     "deviceIds": ("device_ids", list),
 }
-
-
-def read_model_yaml(model_dir: Path, manifest: Manifest) -> dict[str, Any]:
-    """The document the manifest's `configFile` names; empty when there is none.
-
-    Raises:
-        ArchiveError: The file is missing, or is not a YAML mapping.
-    """
-    if manifest.config_file is None:
-        return {}
-    try:
-        text = (model_dir / manifest.config_file).read_text(encoding="utf-8")
-        document = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ArchiveError(f"{manifest.config_file} cannot be read: {error}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ArchiveError(
-            f"{manifest.config_file} holds {type(document).__name__}, not a mapping of settings"
-        )
-    return document

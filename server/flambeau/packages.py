@@ -11,8 +11,9 @@ import shutil
 from flambeau.archive import digest, read_manifest
 from flambeau.errors import ArchiveError
 from flambeau.manifest import Manifest
-from flambeau.model_settings import ModelSettings, read_model_yaml
+from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
+from flambeau.model_yaml import read_model_yaml
 from flambeau.store import ModelStore
 
 
@@ -53,7 +54,7 @@ class PackageLoader:
         _check_servable(manifest, handler=handler)
         model_dir = self._store.unpack(path)
         try:
-            document = read_model_yaml(model_dir, manifest)
+            document = read_model_yaml(model_dir, manifest.config_file)
             settings = self._defaults.with_yaml(document)
         except BaseException:
             shutil.rmtree(model_dir, ignore_errors=True)

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import pytest
 
-from flambeau.errors import ArchiveError, BadParameter
-from flambeau.manifest import Manifest
-from flambeau.model_settings import ModelSettings, read_model_yaml
+from flambeau.errors import BadParameter
+from flambeau.model_settings import ModelSettings
 
 
 def test_the_archive_s_wishes_replace_the_server_s_defaults() -> None:
@@ -55,14 +53,3 @@ def test_a_value_out_of_range_names_the_parameter_of_the_api(
 def test_fewer_most_than_least_workers_is_torchserve_s_error() -> None:
     with pytest.raises(BadParameter, match=r"^max_worker cannot be less than min_worker\.$"):
         ModelSettings().with_workers(2, 1)
-
-
-def test_a_model_without_yaml_has_no_wishes(tmp_path: Path) -> None:
-    assert read_model_yaml(tmp_path, Manifest()) == {}
-
-
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "!!python/object:os.system {}"])
-def test_a_yaml_that_is_no_mapping_of_plain_values_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "model-config.yaml").write_text(text)
-    with pytest.raises(ArchiveError, match=r"model-config\.yaml"):
-        read_model_yaml(tmp_path, Manifest(config_file="model-config.yaml"))
