@@ -14,6 +14,7 @@ from flambeau.messages import LoadModel
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+from types import ModuleType
 
 FUNCTION = """
 calls = []
@@ -43,7 +44,13 @@ def imports_are_undone() -> Iterator[None]:
     yield
     sys.path[:] = path
     for name in set(sys.modules) - modules:
-        del sys.modules[name]
+        if not _is_installed(sys.modules[name]):  # torch does not survive a second import
+            del sys.modules[name]
+
+
+def _is_installed(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is None or "site-packages" in file or file.startswith(sys.base_prefix)
 
 
 def load(root: Path, handler: str | None, files: dict[str, str], **model: str) -> EntryPoint:
