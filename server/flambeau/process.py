@@ -37,6 +37,7 @@ Stream: TypeAlias = Literal["stdout", "stderr"]
 OnOutput: TypeAlias = Callable[[Stream, str], None]
 
 _MAX_LINE_BYTES = 8192  # longer output lines are logged in pieces
+_LAST_OUTPUT_S = 1.0  # for reading what a worker printed last, once it has ended
 _NUM_LAST_LINES = 5  # of its output, quoted when a worker dies while loading
 _FRAME_OVERHEAD_BYTES = 1 << 20  # headers and message framing beside the answers of one batch
 
@@ -233,8 +234,10 @@ class WorkerProcess:
         code = await self._process.wait()
         _kill_group(self._process.pid)  # what the handler may have started beside itself
         self._channel.close()
-        for drain in self._drains:
-            await drain
+        # a process that the handler started in a session of its own may hold the pipes open
+        _, endless = await asyncio.wait(self._drains, timeout=_LAST_OUTPUT_S)
+        for drain in endless:
+            drain.cancel()
         return code
 
 
