@@ -314,13 +314,18 @@ async def _drain_output(reader: asyncio.StreamReader, stream: Stream, on_output:
     rest = b""
     while chunk := await reader.read(1 << 16):
         *lines, rest = (rest + chunk).split(b"\n")
-        while len(rest) > _MAX_LINE_BYTES:
-            lines.append(rest[:_MAX_LINE_BYTES])
-            rest = rest[_MAX_LINE_BYTES:]
-        for line in lines:
-            on_output(stream, line.decode(errors="replace").rstrip("\r"))
+        *long, rest = _pieces(rest)
+        pieces = [piece for line in lines for piece in _pieces(line)]
+        for piece in (*pieces, *long):
+            on_output(stream, piece.decode(errors="replace").rstrip("\r"))
     if rest:
         on_output(stream, rest.decode(errors="replace"))
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    """A line in pieces that a log record can hold; at least one, which may be empty."""
+    starts = range(0, max(1, len(line)), _MAX_LINE_BYTES)
+    return [line[start : start + _MAX_LINE_BYTES] for start in starts]
 
 
 def _kill_group(pid: int) -> None:
