@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,7 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
+@cache
 def tree_of(name: str) -> ast.Module:
     return ast.parse(MODULES[name].read_text(encoding="utf-8"))
 
@@ -76,7 +78,8 @@ def part_of(module: str) -> str | None:
     return names[1] if names[0] == "flambeau" and len(names) > 1 else None
 
 
-def reachable_from(part: str) -> set[str]:
+@cache
+def reachable_from(part: str) -> frozenset[str]:
     """Parts of the package that importing this part brings in, through any number of steps."""
     seen: set[str] = set()
     waiting = [part]
@@ -88,7 +91,7 @@ def reachable_from(part: str) -> set[str]:
         for module in MODULES:
             if part_of(module) == here:
                 waiting.extend(p for p in map(part_of, imports_of(module)) if p is not None)
-    return seen - {part}
+    return frozenset(seen - {part})
 
 
 def dotted(node: ast.expr) -> str:
