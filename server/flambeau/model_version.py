@@ -3,18 +3,14 @@
     starting -> ready -> draining -> closed
         `-> failed -> closed
 
-Each worker has a slot with a task that starts it, hands it to the batcher, waits for its end and
-replaces it with growing pauses. A worker that cannot be loaded the first time is not retried: the
-cause lies in the archive, and the caller hears it at once.
+The state is derived from the workers; each worker looks after itself (`worker_slot.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,19 +21,12 @@ import flambeau
 from flambeau.batch_queue import BatchQueue
 from flambeau.batcher import Batcher, PendingRequest
 from flambeau.devices import DeviceCycle
-from flambeau.errors import LoadFailed, NoWorker, WorkerDied, WorkerError
+from flambeau.errors import NoWorker
 from flambeau.manifest import Manifest
-from flambeau.messages import InferenceRequest, Loaded, LoadModel, LoadStage
+from flambeau.messages import InferenceRequest, LoadModel, LoadStage
 from flambeau.metrics import VersionGauges, VersionMetrics
 from flambeau.model_settings import ModelSettings
-from flambeau.process import Stream, WorkerProcess
-
-_log = logging.getLogger(__name__)
-_worker_log = logging.getLogger("flambeau.worker")
-
-_MAX_PAUSE_S = 60.0
-_STABLE_S = 60.0  # a worker that lived this long starts the count of failures anew
-_STOP_GRACE_S = 5.0  # for a worker to run its exit handlers after its socket closes
+from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
 
 
 class VersionState(str, Enum):
@@ -47,16 +36,6 @@ class VersionState(str, Enum):
     READY = "ready"
     DRAINING = "draining"
     CLOSED = "closed"
-    FAILED = "failed"
-
-
-class WorkerState(str, Enum):
-    """Where a worker is in its life."""
-
-    STARTING = "starting"
-    READY = "ready"
-    RESTARTING = "restarting"
-    STOPPING = "stopping"
     FAILED = "failed"
 
 
@@ -100,23 +79,7 @@ class Host:
     worker_ids: Iterator[int] = field(default_factory=lambda: itertools.count(9000))
 
 
-@dataclass(eq=False, slots=True)
-class WorkerSlot:
-    """One worker's place; the process in it changes when it is replaced."""
-
-    worker_id: str
-    device: str
-    first_start: asyncio.Future[Loaded]
-    started_at: float = field(default_factory=time.time)  # wall clock, for people
-    state: WorkerState = WorkerState.STARTING
-    stage: LoadStage = LoadStage.STARTING
-    reason: str = ""
-    check: str = ""
-    process: WorkerProcess | None = None
-    task: asyncio.Task[None] = field(init=False)
-
-
-class ModelVersion:
+class ModelVersion(SlotObserver):
     """Owner of one version's workers and requests."""
 
     def __init__(
@@ -277,13 +240,16 @@ class ModelVersion:
         return staying[:high]
 
     def _open_slot(self) -> WorkerSlot:
-        slot = WorkerSlot(
+        settings = self.settings
+        spec = WorkerSpec(
             worker_id=str(next(self._host.worker_ids)),
-            device=self._device(),
-            first_start=self._loop.create_future(),
+            load=self._load_message(device=self._device()),
+            environment=self._host.environment,
+            startup_timeout_s=settings.startup_timeout_s,
+            response_timeout_s=settings.response_timeout_s,
+            max_retry_timeout_s=settings.max_retry_timeout_s,
         )
-        slot.first_start.add_done_callback(_note_retrieved)
-        slot.task = self._loop.create_task(self._keep_alive(slot))
+        slot = WorkerSlot(spec, self._batcher, self)
         self._slots.append(slot)
         return slot
 
@@ -297,137 +263,34 @@ class ModelVersion:
 
     async def _retire(self, slots: Sequence[WorkerSlot], *, wait_for_batch: bool = True) -> None:
         """End these workers, each after the batch it has, and forget them."""
-        for slot in slots:
-            slot.state = WorkerState.STOPPING
-        await asyncio.gather(
-            *(self._retire_one(slot, wait_for_batch=wait_for_batch) for slot in slots)
-        )
+        await asyncio.gather(*(slot.stop(wait_for_batch=wait_for_batch) for slot in slots))
         self._slots = [slot for slot in self._slots if slot not in slots]
 
-    async def _retire_one(self, slot: WorkerSlot, *, wait_for_batch: bool) -> None:
-        if slot.process is not None and wait_for_batch:
-            await self._batcher.release(slot.process)
-        elif slot.process is not None and self._batcher.is_busy(slot.process):
-            await slot.process.kill()
-        slot.task.cancel()
-        await asyncio.wait({slot.task})
-        if not slot.first_start.done():
-            slot.first_start.set_exception(LoadFailed("the worker was stopped before it was ready"))
+    # what the slots tell
 
-    # one worker's life
-
-    async def _keep_alive(self, slot: WorkerSlot) -> None:
-        """Start the slot's worker, and again whenever it ends, until cancelled or given up."""
-        failing_since: float | None = None
-        num_failures = 0
-        while True:
-            process: WorkerProcess | None = None
-            try:
-                process = await self._start(slot)
-                ready_at = self._loop.time()
-                how = await process.wait_exited()
-                slot.reason = f"the worker ended by itself: {how}"
-                if self._loop.time() - ready_at > _STABLE_S:
-                    failing_since, num_failures = None, 0
-            except WorkerError as error:
-                slot.reason = str(error)
-                if not slot.first_start.done():
-                    self._give_up(slot, error)
-                    return
-            finally:
-                if process is not None:
-                    await self._end(slot, process)
-            now = self._loop.time()
-            failing_since = now if failing_since is None else failing_since
-            if now - failing_since > self.settings.max_retry_timeout_s:
-                self._give_up(slot, WorkerDied(slot.reason))
-                return
-            num_failures += 1
-            await self._pause(slot, pause_s(num_failures))
-
-    async def _start(self, slot: WorkerSlot) -> WorkerProcess:
-        """A process that is ready and has been handed to the batcher."""
-        process = await WorkerProcess.start(
-            self._load_message(slot),
-            environment=self._host.environment,
-            response_timeout_s=self.settings.response_timeout_s,
-            on_output=self._output_logger(slot),
-        )
-        try:
-            loaded = await process.wait_ready(
-                timeout_s=self.settings.startup_timeout_s,
-                on_progress=lambda stage: self._enter(slot, stage),
-            )
-        except BaseException:
-            await process.kill()
-            raise
-        slot.process = process
-        slot.state = WorkerState.READY
-        slot.reason = ""
-        slot.check = loaded.check
-        self._enter(slot, LoadStage.READY)
-        self._batcher.add(process)
-        if not slot.first_start.done():
-            slot.first_start.set_result(loaded)
-        _log.info(
-            "worker ready",
-            extra=self._tags(slot) | {"load_s": loaded.load_s, "check": loaded.check},
-        )
-        return process
-
-    def _enter(self, slot: WorkerSlot, stage: LoadStage) -> None:
-        slot.stage = stage
+    def stage_entered(self, stage: LoadStage) -> None:
         self.on_stage(stage)
 
-    async def _end(self, slot: WorkerSlot, process: WorkerProcess) -> None:
-        slot.process = None
-        if slot.state is WorkerState.READY:
-            slot.state = WorkerState.RESTARTING
-        await self._batcher.release(process)
-        await process.stop(grace_s=_STOP_GRACE_S)
-
-    async def _pause(self, slot: WorkerSlot, seconds: float) -> None:
-        slot.stage = LoadStage.STARTING
+    def worker_lost(self) -> None:
         self.metrics.worker_restarted()
-        _log.warning(
-            "worker lost; starting another in %.1f s",
-            seconds,
-            extra=self._tags(slot) | {"reason": slot.reason},
-        )
-        await asyncio.sleep(seconds)
 
-    def _give_up(self, slot: WorkerSlot, error: WorkerError) -> None:
-        slot.state = WorkerState.FAILED
-        _log.error("worker failed", extra=self._tags(slot) | {"reason": slot.reason})
-        if not slot.first_start.done():
-            slot.first_start.set_exception(error)
+    def worker_failed(self) -> None:
         if self.state is VersionState.FAILED:
             self._batcher.fail_waiting(self._no_worker_text())
 
-    def _load_message(self, slot: WorkerSlot) -> LoadModel:
+    def _load_message(self, *, device: str) -> LoadModel:
         num_workers = max(1, self.settings.max_workers)
         return LoadModel(
             model_name=self.model,
             model_version=self.version,
             model_dir=str(self.package.model_dir),
             handler=self.package.handler,
-            device=slot.device,
+            device=device,
             max_batch_size=self.settings.batch_size,
             num_threads=max(1, (os.cpu_count() or 1) // num_workers),
             max_response_bytes=self._host.max_response_bytes,
             server_version=flambeau.__version__,
         )
-
-    def _output_logger(self, slot: WorkerSlot) -> Callable[[Stream, str], None]:
-        tags = self._tags(slot)
-
-        def on_output(stream: Stream, line: str) -> None:
-            _worker_log.info(line, extra=tags | {"stream": stream})
-
-        return on_output
-
-    def _tags(self, slot: WorkerSlot) -> dict[str, object]:
-        return {"model": self.model, "version": self.version, "worker": slot.worker_id}
 
     def _no_worker_text(self) -> str:
         """TorchServe's sentence, which clients match, then the cause when there is one."""
@@ -437,14 +300,3 @@ class ModelVersion:
             "workers API to add workers. If this is a sequence inference, please check if it is "
             f"closed, or expired; or exceeds maxSequenceJobQueueSize{cause}"
         )
-
-
-def pause_s(num_failures: int) -> float:
-    """Seconds before the next start: 0.1, 0.2, 0.4 ... up to a minute."""
-    return float(min(_MAX_PAUSE_S, 0.1 * 2 ** min(num_failures - 1, 16)))
-
-
-def _note_retrieved(future: asyncio.Future[Loaded]) -> None:
-    """A failure that nobody waited for is in the log and in describe; asyncio need not complain."""
-    if not future.cancelled():
-        future.exception()

@@ -11,11 +11,9 @@ import contextlib
 import logging
 import os
 import signal
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
-import uvicorn
 from fastapi import APIRouter, Request, Response
 from prometheus_client import disable_created_metrics
 from starlette.types import ASGIApp
@@ -26,7 +24,8 @@ from flambeau.api.management import ManagementAPI
 from flambeau.app import Audience, create_app
 from flambeau.config import Address, ServeConfig
 from flambeau.devices import DeviceCycle, count_gpus
-from flambeau.errors import ConfigError, FlambeauError
+from flambeau.errors import FlambeauError
+from flambeau.listener import Listener, bound_socket, url_of
 from flambeau.metrics import CONTENT_TYPE, Metrics
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Host
@@ -35,8 +34,6 @@ from flambeau.registry import Registration, Registry
 from flambeau.store import ModelStore
 
 _log = logging.getLogger(__name__)
-
-_BACKLOG = 2048
 
 
 async def serve(config: ServeConfig, *, on_started: Callable[[dict[Audience, str]], None]) -> int:
@@ -65,16 +62,16 @@ async def serve(config: ServeConfig, *, on_started: Callable[[dict[Audience, str
         )
         apps = _apps(config, registry, packages, metrics)
         sockets = {
-            audience: stack.enter_context(_bound(audience, address))
+            audience: stack.enter_context(bound_socket(audience, address))
             for audience, address in _addresses(config).items()
         }
         stop = stack.enter_context(_StopSignal())
         listeners = {
-            audience: _Listener(apps[audience], sockets[audience], config) for audience in apps
+            audience: Listener(apps[audience], sockets[audience], config) for audience in apps
         }
         for listener in listeners.values():
             await listener.start()
-        on_started({a: _url(s) for a, s in sockets.items()})
+        on_started({a: url_of(s) for a, s in sockets.items()})
         loading = asyncio.ensure_future(
             _load_startup_models(config, registry, packages, workers=default_workers)
         )
@@ -92,7 +89,7 @@ async def serve(config: ServeConfig, *, on_started: Callable[[dict[Audience, str
 async def _shut_down(
     config: ServeConfig,
     registry: Registry,
-    listeners: dict[Audience, _Listener],
+    listeners: dict[Audience, Listener],
     stop: _StopSignal,
 ) -> None:
     """Drain until everything is answered, the deadline has passed, or a second signal comes."""
@@ -112,7 +109,7 @@ async def _shut_down(
     _log.info("drained", extra={"requests_given_up": given_up})
 
 
-async def _drain(registry: Registry, listeners: dict[Audience, _Listener]) -> int:
+async def _drain(registry: Registry, listeners: dict[Audience, Listener]) -> int:
     """Inference first, so that management and metrics show the draining; returns the given up."""
     await listeners[Audience.INFERENCE].stop()
     given_up = await registry.close()
@@ -206,88 +203,6 @@ def _addresses(config: ServeConfig) -> dict[Audience, Address]:
         Audience.MANAGEMENT: config.management_address,
         Audience.METRICS: config.metrics_address,
     }
-
-
-def _bound(audience: Audience, address: Address) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((address.host, address.port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"{audience.value}_address {address} cannot be bound: {error.strerror or error}; "
-            "choose another address, or stop what uses it"
-        ) from error
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://{Address(str(host), int(port))}"
-
-
-class _Listener:
-    """One uvicorn server on one socket, started and stopped by us instead of by signals."""
-
-    def __init__(self, app: ASGIApp, bound: socket.socket, config: ServeConfig) -> None:
-        self._socket = bound
-        self._server = _QuietServer(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=int(config.keep_alive_s),
-                timeout_graceful_shutdown=int(config.drain_timeout_s),
-            )
-        )
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Accept connections from now on."""
-        self._task = asyncio.ensure_future(self._server.serve(sockets=[self._socket]))
-        await self._server.wait_started(self._task)
-
-    async def stop(self) -> None:
-        """Close the socket and finish the requests being answered, at most for the drain time."""
-        self._server.should_exit = True
-        if self._task is not None:
-            await asyncio.shield(self._task)
-
-    def hurry(self) -> None:
-        """Do not wait for requests being answered."""
-        self._server.force_exit = True
-
-
-class _QuietServer(uvicorn.Server):
-    """uvicorn's server without its signal handlers: `serve` above decides when to stop."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._is_started = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._is_started.set()
-
-    async def wait_started(self, serving: asyncio.Task[None]) -> None:
-        """Wait until connections are accepted; raises what `serving` raised instead."""
-        started = asyncio.ensure_future(self._is_started.wait())
-        await asyncio.wait({started, serving}, return_when=asyncio.FIRST_COMPLETED)
-        started.cancel()
-        if serving.done():
-            serving.result()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 class _StopSignal:

@@ -20,7 +20,7 @@ from flambeau.errors import (
 from flambeau.manifest import Manifest
 from flambeau.metrics import Metrics
 from flambeau.model_settings import ModelSettings
-from flambeau.model_version import Host, Package, VersionState, pause_s
+from flambeau.model_version import Host, Package, VersionState
 from flambeau.registry import Registration, Registry
 from flambeau.testing import make_request
 
@@ -181,8 +181,3 @@ def test_nothing_is_registered_while_the_server_stops() -> None:
             registry.register(registration("1.0"))
 
     run(story)
-
-
-def test_pauses_between_restarts_double_up_to_a_minute() -> None:
-    assert [pause_s(n) for n in range(1, 5)] == [0.1, 0.2, 0.4, 0.8]
-    assert pause_s(50) == 60.0

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 
-from flambeau.model_version import ModelVersion, WorkerSlot, WorkerState
+from flambeau.model_version import ModelVersion
+from flambeau.worker_slot import WorkerSlot, WorkerState
 
 
 def describe_version(version: ModelVersion) -> dict[str, object]:
     """One version as TorchServe describes it, then our own fields."""
     settings, package = version.settings, version.package
-    on_gpu = any(slot.device != "cpu" for slot in version.slots)
+    on_gpu = any(slot.spec.load.device != "cpu" for slot in version.slots)
     ids = {} if settings.device_ids is None else {"deviceIds": list(settings.device_ids)}
     return {
         "modelName": version.model,
@@ -57,15 +58,15 @@ def _describe_worker(slot: WorkerSlot) -> dict[str, object]:
     started = time.localtime(slot.started_at)
     milliseconds = int(slot.started_at % 1 * 1000)
     ready = slot.state is WorkerState.READY
-    on_gpu = slot.device != "cpu"
+    on_gpu = slot.spec.load.device != "cpu"
     return {
-        "id": slot.worker_id,
+        "id": slot.spec.worker_id,
         "startTime": f"{time.strftime('%Y-%m-%dT%H:%M:%S', started)}.{milliseconds:03d}Z",
         "status": "READY" if ready else "UNLOADING",
         "memoryUsage": slot.process.memory_bytes if slot.process else 0,
         "pid": slot.process.pid if slot.process else 0,
         "gpu": on_gpu,
-        "gpuUsage": f"gpuId::{slot.device.removeprefix('cuda:')}" if on_gpu else "N/A",
+        "gpuUsage": f"gpuId::{slot.spec.load.device.removeprefix('cuda:')}" if on_gpu else "N/A",
         "state": slot.state.value,
         "stage": slot.stage.value,
         "selfCheck": slot.check,

@@ -1,0 +1,228 @@
+"""One worker's place in a version, and the task that keeps a process in it.
+
+    starting -> ready -> stopping
+        |         `-> restarting -> ready ...
+        `-> failed
+
+A worker that cannot be loaded the first time is not tried again: the cause lies in the archive, and
+the caller hears it at once. One that was ready and ended is replaced, with growing pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from flambeau.batcher import Batcher
+from flambeau.errors import LoadFailed, WorkerDied, WorkerError
+from flambeau.messages import Loaded, LoadModel, LoadStage
+from flambeau.process import Stream, WorkerProcess
+
+_log = logging.getLogger(__name__)
+_worker_log = logging.getLogger("flambeau.worker")
+
+_MAX_PAUSE_S = 60.0
+_STABLE_S = 60.0  # a worker that lived this long starts the count of failures anew
+_STOP_GRACE_S = 5.0  # for a worker to run its exit handlers after its socket closes
+
+
+class WorkerState(str, Enum):
+    """Where a worker is in its life."""
+
+    STARTING = "starting"
+    READY = "ready"
+    RESTARTING = "restarting"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSpec:
+    """How to start a worker, as often as it takes.
+
+    Attributes:
+        worker_id: What people call it; 9000 and up, as TorchServe's were.
+        load: What it loads, and on which device.
+        environment: Its whole environment.
+        startup_timeout_s: Seconds it may take to be ready.
+        response_timeout_s: Seconds one batch may take.
+        max_retry_timeout_s: Seconds of failing in a row after which it is given up.
+    """
+
+    worker_id: str
+    load: LoadModel
+    environment: Mapping[str, str]
+    startup_timeout_s: float
+    response_timeout_s: float
+    max_retry_timeout_s: float
+
+
+class SlotObserver:
+    """What a slot tells its version; every method may be left as it is."""
+
+    def stage_entered(self, stage: LoadStage) -> None:
+        """A starting worker has got so far."""
+
+    def worker_lost(self) -> None:
+        """A worker that was ready has ended; another will be started."""
+
+    def worker_failed(self) -> None:
+        """The slot has been given up."""
+
+
+class WorkerSlot:
+    """Owner of one worker process at a time.
+
+    Attributes:
+        spec: How its processes are started.
+        started_at: Wall-clock time of the slot's beginning, for people.
+        state: Where its worker is.
+        stage: How far a starting worker has got.
+        reason: What the last worker died or failed of; empty when all is well.
+        check: What the self-check of the present worker found.
+        process: The present worker once it is ready.
+        first_start: Resolved when the first worker is ready; raises why when it is not.
+    """
+
+    def __init__(self, spec: WorkerSpec, batcher: Batcher, observer: SlotObserver) -> None:
+        """Start the first worker; needs a running event loop."""
+        loop = asyncio.get_running_loop()
+        # for the life of the slot
+        self.spec = spec
+        self.started_at = time.time()
+        self.first_start: asyncio.Future[Loaded] = loop.create_future()
+        self.first_start.add_done_callback(_note_retrieved)
+        self._batcher = batcher
+        self._observer = observer
+        self._loop = loop
+        # for the life of one process
+        self.state = WorkerState.STARTING
+        self.stage = LoadStage.STARTING
+        self.reason = ""
+        self.check = ""
+        self.process: WorkerProcess | None = None
+        self._task = loop.create_task(self._keep_alive())
+
+    async def stop(self, *, wait_for_batch: bool) -> None:
+        """End the worker, after the batch it has or at once."""
+        self.state = WorkerState.STOPPING
+        if self.process is not None and wait_for_batch:
+            await self._batcher.release(self.process)
+        elif self.process is not None and self._batcher.is_busy(self.process):
+            await self.process.kill()
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        if not self.first_start.done():
+            self.first_start.set_exception(LoadFailed("the worker was stopped before it was ready"))
+
+    async def _keep_alive(self) -> None:
+        """Start a worker, and again whenever it ends, until cancelled or given up."""
+        failing_since: float | None = None
+        num_failures = 0
+        while True:
+            process: WorkerProcess | None = None
+            try:
+                process = await self._start()
+                ready_at = self._loop.time()
+                how = await process.wait_exited()
+                self.reason = f"the worker ended by itself: {how}"
+                if self._loop.time() - ready_at > _STABLE_S:
+                    failing_since, num_failures = None, 0
+            except WorkerError as error:
+                self.reason = str(error)
+                if not self.first_start.done():
+                    self._give_up(error)
+                    return
+            finally:
+                if process is not None:
+                    await self._end(process)
+            now = self._loop.time()
+            failing_since = now if failing_since is None else failing_since
+            if now - failing_since > self.spec.max_retry_timeout_s:
+                self._give_up(WorkerDied(self.reason))
+                return
+            num_failures += 1
+            await self._pause(pause_s(num_failures))
+
+    async def _start(self) -> WorkerProcess:
+        """A process that is ready and has been handed to the batcher."""
+        process = await WorkerProcess.start(
+            self.spec.load,
+            environment=self.spec.environment,
+            response_timeout_s=self.spec.response_timeout_s,
+            on_output=self._on_output,
+        )
+        try:
+            loaded = await process.wait_ready(
+                timeout_s=self.spec.startup_timeout_s, on_progress=self._enter
+            )
+        except BaseException:
+            await process.kill()
+            raise
+        self.process = process
+        self.state = WorkerState.READY
+        self.reason = ""
+        self.check = loaded.check
+        self._enter(LoadStage.READY)
+        self._batcher.add(process)
+        if not self.first_start.done():
+            self.first_start.set_result(loaded)
+        _log.info(
+            "worker ready", extra=self._tags | {"load_s": loaded.load_s, "check": loaded.check}
+        )
+        return process
+
+    def _enter(self, stage: LoadStage) -> None:
+        self.stage = stage
+        self._observer.stage_entered(stage)
+
+    async def _end(self, process: WorkerProcess) -> None:
+        self.process = None
+        if self.state is WorkerState.READY:
+            self.state = WorkerState.RESTARTING
+        await self._batcher.release(process)
+        await process.stop(grace_s=_STOP_GRACE_S)
+
+    async def _pause(self, seconds: float) -> None:
+        self.stage = LoadStage.STARTING
+        self._observer.worker_lost()
+        _log.warning(
+            "worker lost; starting another in %.1f s",
+            seconds,
+            extra=self._tags | {"reason": self.reason},
+        )
+        await asyncio.sleep(seconds)
+
+    def _give_up(self, error: WorkerError) -> None:
+        self.state = WorkerState.FAILED
+        _log.error("worker failed", extra=self._tags | {"reason": self.reason})
+        if not self.first_start.done():
+            self.first_start.set_exception(error)
+        self._observer.worker_failed()
+
+    def _on_output(self, stream: Stream, line: str) -> None:
+        _worker_log.info(line, extra=self._tags | {"stream": stream})
+
+    @property
+    def _tags(self) -> dict[str, object]:
+        load = self.spec.load
+        return {
+            "model": load.model_name,
+            "version": load.model_version,
+            "worker": self.spec.worker_id,
+        }
+
+
+def pause_s(num_failures: int) -> float:
+    """Seconds before the next start: 0.1, 0.2, 0.4 ... up to a minute."""
+    return float(min(_MAX_PAUSE_S, 0.1 * 2 ** min(num_failures - 1, 16)))
+
+
+def _note_retrieved(future: asyncio.Future[Loaded]) -> None:
+    """A failure that nobody waited for is in the log and in describe; asyncio need not complain."""
+    if not future.cancelled():
+        future.exception()
