@@ -258,18 +258,22 @@ def running_server(
 def _start(
     store: Path, flags: Sequence[str], models: Sequence[str], *, mark: str
 ) -> subprocess.Popen[bytes]:
-    command = [FLAMBEAU, "serve", "--model-store", str(store), *flags]
-    for audience in ("inference", "management", "metrics"):
-        if f"--{audience}-address" not in flags:
-            command += [f"--{audience}-address", "127.0.0.1:0"]
-    command += ["--models", *models] if models else []
     return subprocess.Popen(
-        command,
+        [*serve_command(store, *flags), *(["--models", *models] if models else [])],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=clean_environment() | {_MARK: mark},
     )
+
+
+def serve_command(store: Path, *flags: str) -> list[str]:
+    """The command line of a server that takes free ports where the flags name none."""
+    command = [FLAMBEAU, "serve", "--model-store", str(store), *flags]
+    for audience in ("inference", "management", "metrics"):
+        if f"--{audience}-address" not in flags:
+            command += [f"--{audience}-address", "127.0.0.1:0"]
+    return command
 
 
 def clean_environment() -> dict[str, str]:

@@ -76,7 +76,8 @@ def test_parameters_may_come_as_json(server: Server) -> None:
     parameters = {"url": archive.name, "model_name": "from-json", "batch_size": "7"}
     response = server.management.post("/models?model_name=ignored", json=parameters)
     assert response.status_code == 200
-    assert server.describe("from-json")["batchSize"] == 7
+    described = server.describe("from-json")
+    assert (described["batchSize"], described["workers"]) == (7, [])
     unregister(server, "from-json")
 
 
@@ -324,7 +325,7 @@ def test_unregistering_answers_what_is_running_and_then_nothing(server: Server, 
 
 def test_with_the_model_api_off_models_cannot_be_added_or_removed(tmp_path: Path) -> None:
     archive = service(tmp_path, "echo")
-    with running_server(tmp_path, "--no-enable-model-api", models=[archive.name]) as server:
+    with running_server(tmp_path, "--no-enable-model-api") as server:
         for response in (
             server.register(archive, model_name="other"),
             server.management.delete("/models/echo"),
@@ -338,8 +339,8 @@ def test_with_the_model_api_off_models_cannot_be_added_or_removed(tmp_path: Path
                     "message": "Requested method is not allowed, please refer to API document.",
                 },
             )
-        assert server.management.put("/models/echo/1.0/set-default").status_code == 200
-        assert server.predict("echo", json={}).status_code == 200
+        assert server.management.get("/models").json() == {"models": []}
+        assert server.management.put("/models/echo").status_code == 404
 
 
 def test_an_archive_that_cannot_be_served_keeps_the_server_not_ready(tmp_path: Path) -> None:

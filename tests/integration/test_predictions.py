@@ -28,6 +28,11 @@ def test_a_version_in_the_path_answers_itself(server: Server) -> None:
     assert versions == ["1.0", "2.0"]
 
 
+def test_an_answer_names_the_version_it_is_from(server: Server) -> None:
+    responses = [server.predict("echo", json={}, version=version) for version in (None, "2.0")]
+    assert [response.headers["x-model-version"] for response in responses] == ["1.0", "2.0"]
+
+
 def test_json_reaches_the_handler_parsed(server: Server) -> None:
     document = {"text": "grüß dich", "numbers": [1, 2.5, None, True]}
     response = server.inference.post("/predictions/echo", json=document)
