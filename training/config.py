@@ -1,0 +1,237 @@
+"""What can be set about a training run: defaults, then a TOML file, then `key=value` overrides.
+
+Every section is a frozen dataclass, checked when it is built, wherever it is built from. The range
+of a number stands in its type, so the check, the message and this page cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, cast
+
+from flambeau.errors import ConfigError
+from training.settings import Range, build, check, flatten, parse_override, plain, read_toml
+
+Count: TypeAlias = Annotated[int, Range(1)]
+Fraction: TypeAlias = Annotated[float, Range(0, 1)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What to learn from.
+
+    Attributes:
+        name: `digits` (scikit-learn's 1,797 scanned digits), `mnist` (IDX files under `root`),
+            `image_folder` (one folder of images per class under `root`), or `tabular`.
+        root: The directory with the files of `mnist` and `image_folder`.
+        table: Which of scikit-learn's bundled tables `tabular` is.
+        val_fraction: The part of every class held out for validation; `mnist` brings its own.
+        split_seed: Which samples are held out. Apart from `seed`, so that runs can be compared.
+        num_workers: Processes that decode samples; 0 decodes in the training process.
+        max_shift: Training images move by up to this part of their side, in both directions.
+        max_rotation_deg: Training images turn by up to this angle, either way.
+    """
+
+    section: ClassVar[str] = "data."
+
+    name: Literal["digits", "mnist", "image_folder", "tabular"] = "digits"
+    root: Path | None = None
+    table: Literal["breast_cancer", "wine", "iris"] = "breast_cancer"
+    val_fraction: Annotated[float, Range(0.01, 0.9)] = 0.2
+    split_seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    num_workers: Annotated[int, Range(0)] = 0
+    max_shift: Annotated[float, Range(0, 0.5)] = 0.0
+    max_rotation_deg: Annotated[float, Range(0, 180)] = 0.0
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.name in {"mnist", "image_folder"} and self.root is None:
+            raise ConfigError(
+                f"data.root is not set; data.name={self.name} reads files from there: "
+                "data.root=DIRECTORY"
+            )
+        if self.name == "tabular" and (self.max_shift > 0 or self.max_rotation_deg > 0):
+            raise ConfigError(
+                "data.max_shift and data.max_rotation_deg move images; data.name=tabular has none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageConfig:
+    """From an image to a tensor, in training and in serving alike; `tabular` ignores it.
+
+    Attributes:
+        mode: `L` is one grey channel, `RGB` three.
+        resize: Pixels of the shorter edge after resizing.
+        size: Pixels of both edges after the centre crop.
+        mean: Subtracted per channel, after scaling to 0..1.
+        std: Divided by per channel, after the mean.
+    """
+
+    section: ClassVar[str] = "image."
+
+    mode: Literal["L", "RGB"] = "L"
+    resize: Count = 32
+    size: Count = 32
+    mean: tuple[Fraction, ...] = (0.5,)
+    std: tuple[Annotated[float, Range(0, exclusive=True)], ...] = (0.5,)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.size > self.resize:
+            raise ConfigError(
+                f"image.size is {self.size}, larger than image.resize, {self.resize}; "
+                "the crop has to fit into the resized image"
+            )
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != self.num_channels:
+                raise ConfigError(
+                    f"image.{key} has {len(values)} values; image.mode={self.mode} needs "
+                    f"{self.num_channels}"
+                )
+
+    @property
+    def num_channels(self) -> int:
+        return 1 if self.mode == "L" else 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """What learns.
+
+    Attributes:
+        name: `lenet5` and `resnet18` read images, `mlp` reads tables.
+        small_images: `resnet18` keeps the resolution in its first layers, for edges up to 64.
+        hidden: Widths of the hidden layers of `mlp`.
+        dropout: The part of the hidden units of `mlp` left out in each training step.
+    """
+
+    section: ClassVar[str] = "model."
+
+    name: Literal["lenet5", "resnet18", "mlp"] = "lenet5"
+    small_images: bool = False
+    hidden: tuple[Count, ...] = (64, 32)
+    dropout: Annotated[float, Range(0, 0.95)] = 0.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """How the weights move.
+
+    Attributes:
+        lr: The highest learning rate; the schedule scales it.
+        momentum: For `sgd`.
+    """
+
+    section: ClassVar[str] = "optimizer."
+
+    name: Literal["sgd", "adamw"] = "adamw"
+    lr: Annotated[float, Range(0, exclusive=True)] = 2e-3
+    weight_decay: Annotated[float, Range(0)] = 0.05
+    momentum: Annotated[float, Range(0, 0.999)] = 0.9
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScheduleConfig:
+    """How the learning rate changes, step by step.
+
+    Attributes:
+        name: `cosine` falls to 0 at the last step, `none` stays.
+        warmup_epochs: The rate first rises in a straight line for this long.
+    """
+
+    section: ClassVar[str] = "schedule."
+
+    name: Literal["cosine", "none"] = "cosine"
+    warmup_epochs: Annotated[float, Range(0)] = 1.0
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run. The defaults train LeNet-5 on `digits`, without moving its images.
+
+    Attributes:
+        output: The run directory: checkpoints, `metrics.csv` and TensorBoard's files.
+        resume: `never`; `auto` to continue after the newest good checkpoint in `output`, if any;
+            or the path of a checkpoint.
+        seed: Decides initial weights, order, augmentation and dropout.
+        epochs: How often every training sample is seen.
+        batch_size: Samples per step on each device.
+        device: `auto` takes a GPU where there is one.
+        precision: Lightning Fabric's names; `bf16-mixed` is faster on GPUs since Ampere.
+        num_threads: CPU threads per process; 0 takes one per core. Small models are fastest with 1.
+            The bits of a result depend on it.
+        keep: How many of the last checkpoints stay; the best stays anyway.
+        log_every_steps: How often the loss is read back from the device, checked and logged.
+    """
+
+    section: ClassVar[str] = ""
+
+    output: Path = Path("runs/digits_lenet")
+    resume: str = "never"
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
+    epochs: Count = 20
+    batch_size: Count = 32
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    num_threads: Annotated[int, Range(0)] = 0
+    keep: Count = 3
+    log_every_steps: Count = 20
+    data: DataConfig = field(default_factory=DataConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if (self.model.name == "mlp") != (self.data.name == "tabular"):
+            fitting = "mlp" if self.data.name == "tabular" else "lenet5 or resnet18"
+            raise ConfigError(
+                f"model.name is {self.model.name}, which cannot read data.name={self.data.name}; "
+                f"use {fitting}"
+            )
+        if self.model.name == "lenet5" and self.image.size != 32:
+            raise ConfigError(f"image.size is {self.image.size}; model.name=lenet5 needs 32")
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, object]) -> TrainConfig:
+        """Build from nested plain data, such as `to_mapping` gives.
+
+        Raises:
+            ConfigError: A key is unknown or a value does not fit; the message names both.
+        """
+        return build(cls, flatten(mapping))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Nested dicts, lists, strings and numbers: what a checkpoint stores."""
+        return cast("dict[str, Any]", plain(asdict(self)))
+
+
+def read_config(path: Path | None, *, overrides: Sequence[str] = ()) -> TrainConfig:
+    """The configuration from a TOML file, then `key=value` overrides, later ones winning.
+
+    Args:
+        path: The file; None starts from the defaults.
+        overrides: `epochs=10`, `optimizer.lr=0.01`, `image.mean=[0.5]`. Values are TOML, except
+            that text needs no quotes.
+
+    Raises:
+        ConfigError: The file cannot be read, a key is unknown, or a value does not fit.
+    """
+    values = {} if path is None else flatten(read_toml(path))
+    for override in overrides:
+        key, value = parse_override(TrainConfig, override)
+        values[key] = value
+    return build(TrainConfig, values)

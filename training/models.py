@@ -1,0 +1,207 @@
+# ruff: noqa: N803, N806, N815  # tensors carry their shape as a suffix, legend below
+"""LeNet-5, ResNet-18 and a perceptron for tables, each made by a plain function.
+
+A checkpoint stores a function's name and arguments, so `rebuild` makes the same model anywhere.
+
+Shapes: B = batch, C = channels, H, W = height and width, F = features, K = classes.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, TypedDict, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.data import TableSplit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from training.config import ModelConfig
+    from training.data import DataSet
+
+
+class ModelSpec(TypedDict):
+    """How to make a model, without its weights: `training.models:lenet5` and its arguments."""
+
+    factory: str
+    kwargs: dict[str, Any]
+
+
+def model_spec(config: ModelConfig, data: DataSet) -> ModelSpec:
+    """The model that fits the data."""
+    kwargs: dict[str, Any] = {"num_classes": len(data.classes)}
+    if config.name == "mlp":
+        kwargs |= {"num_features": data.input_shape[0], "hidden": list(config.hidden)}
+        kwargs |= {"dropout": config.dropout}
+    else:
+        kwargs |= {"in_channels": data.input_shape[0]}
+    if config.name == "resnet18":
+        kwargs |= {"small_images": config.small_images}
+    return {"factory": f"training.models:{config.name}", "kwargs": kwargs}
+
+
+def rebuild(spec: ModelSpec) -> nn.Module:
+    """Make the model a specification describes, with fresh weights."""
+    module, _, function = spec["factory"].partition(":")
+    return cast("nn.Module", getattr(importlib.import_module(module), function)(**spec["kwargs"]))
+
+
+def fit_statistics(model: nn.Module, data: DataSet) -> None:
+    """Give a model for tables the mean and the spread of the training rows."""
+    if isinstance(model, MLP) and isinstance(data.train, TableSplit):
+        features_NF = data.train.features_NF
+        model.mean_F.copy_(features_NF.mean(dim=0))
+        model.std_F.copy_(features_NF.std(dim=0).clamp(min=1e-6))  # a constant column stays finite
+
+
+class LeNet5(nn.Module):
+    """LeCun et al. 1998, with ReLU and max pooling; 61,706 parameters for 10 classes, 1 channel."""
+
+    def __init__(self, *, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 6, kernel_size=5)
+        self.conv2 = nn.Conv2d(6, 16, kernel_size=5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            x: float32, (B, C, 32, 32).
+
+        Returns:
+            float32 logits, (B, K).
+        """
+        x_BCHW = F.max_pool2d(F.relu(self.conv1(x)), 2)  # (B, 6, 14, 14)
+        x_BCHW = F.max_pool2d(F.relu(self.conv2(x_BCHW)), 2)  # (B, 16, 5, 5)
+        x_BF = F.relu(self.fc1(x_BCHW.flatten(1)))
+        x_BF = F.relu(self.fc2(x_BF))
+        logits_BK: Tensor = self.fc3(x_BF)
+        return logits_BK
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(
+            in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False
+        )
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
+                nn.BatchNorm2d(out_channels),
+            )
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        shortcut_BCHW = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        x_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)))
+        x_BCHW = self.bn2(self.conv2(x_BCHW))
+        return F.relu(x_BCHW + shortcut_BCHW)
+
+
+class ResNet18(nn.Module):
+    """He et al. 2016; parameters named and shaped as torchvision's, whose weights load."""
+
+    def __init__(self, *, num_classes: int, in_channels: int, small_images: bool) -> None:
+        super().__init__()
+        kernel_size, stride = (3, 1) if small_images else (7, 2)
+        self.conv1 = nn.Conv2d(
+            in_channels, 64, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
+        )
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = _stage(64, 64, stride=1)
+        self.layer2 = _stage(64, 128, stride=2)
+        self.layer3 = _stage(128, 256, stride=2)
+        self.layer4 = _stage(256, 512, stride=2)
+        self.fc = nn.Linear(512, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):  # section 3.4 of the paper, by way of He et al. 2015
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            x: float32, (B, C, H, W); H and W of 32 or more.
+
+        Returns:
+            float32 logits, (B, K).
+        """
+        x_BCHW = self.maxpool(F.relu(self.bn1(self.conv1(x))))
+        x_BCHW = self.layer4(self.layer3(self.layer2(self.layer1(x_BCHW))))
+        logits_BK: Tensor = self.fc(x_BCHW.mean(dim=(2, 3)))
+        return logits_BK
+
+
+class MLP(nn.Module):
+    """Fully connected layers that take raw features: standardising is part of the model."""
+
+    mean_F: Tensor
+    std_F: Tensor
+
+    def __init__(
+        self, *, num_features: int, num_classes: int, hidden: Sequence[int], dropout: float
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean_F", torch.zeros(num_features))
+        self.register_buffer("std_F", torch.ones(num_features))
+        layers: list[nn.Module] = []
+        width = num_features
+        for next_width in hidden:
+            layers += nn.Linear(width, next_width), nn.ReLU(), nn.Dropout(dropout)
+            width = next_width
+        self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Classify.
+
+        Args:
+            x: float32, (B, F), in the units of the data.
+
+        Returns:
+            float32 logits, (B, K).
+        """
+        logits_BK: Tensor = self.layers((x - self.mean_F) / self.std_F)
+        return logits_BK
+
+
+def lenet5(*, num_classes: int, in_channels: int = 1) -> LeNet5:
+    return LeNet5(num_classes=num_classes, in_channels=in_channels)
+
+
+def resnet18(*, num_classes: int, in_channels: int = 3, small_images: bool = False) -> ResNet18:
+    """ResNet-18.
+
+    Args:
+        num_classes: 1000 for ImageNet.
+        in_channels: 1 for grey, 3 for colour.
+        small_images: Start with a 3x3 convolution of stride 1 and no pooling, as is usual for
+            32x32 images; torchvision's weights then do not fit the first layer.
+    """
+    return ResNet18(num_classes=num_classes, in_channels=in_channels, small_images=small_images)
+
+
+def mlp(
+    *, num_features: int, num_classes: int, hidden: Sequence[int] = (64, 32), dropout: float = 0.0
+) -> MLP:
+    return MLP(num_features=num_features, num_classes=num_classes, hidden=hidden, dropout=dropout)
+
+
+def _stage(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        BasicBlock(in_channels, out_channels, stride=stride),
+        BasicBlock(out_channels, out_channels, stride=1),
+    )

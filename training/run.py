@@ -1,0 +1,185 @@
+"""The state of a run: what trains, how far it is, how it becomes a checkpoint and comes back."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from lightning_fabric.utilities import move_data_to_device
+
+from flambeau.errors import ConfigError
+from training.checkpoint import Checkpoint, Checkpoints, load
+from training.config import TrainConfig
+from training.determinism import rng_states, set_rng_states
+from training.distributed import gather_rng_states
+from training.errors import DataError
+from training.settings import flatten
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+    from torch import nn
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
+
+    from training.data import DataSet
+    from training.models import ModelSpec
+
+NUM_SAMPLES = 16  # held-out inputs in a checkpoint, for verifying what is made of it
+
+# Settings that may differ between a run and its continuation: they do not change what a step does,
+# but for `epochs`, which stretches the schedule and has to be changed to train on.
+_FREE = frozenset(
+    {
+        "output",
+        "resume",
+        "epochs",
+        "device",
+        "keep",
+        "log_every_steps",
+        "data.root",
+        "data.num_workers",
+    }
+)
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One run on one rank.
+
+    Attributes:
+        model: Not wrapped for its device; the weights are the wrapped one's.
+        epoch: Epochs done.
+        step: Optimizer steps done.
+        metrics: Of the last epoch done; empty before the first.
+        best: The metrics of the best epoch; empty before the first.
+        last_path: The last good checkpoint; None before the first.
+    """
+
+    # for the life of the run
+    config: TrainConfig
+    fabric: Fabric
+    data: DataSet
+    spec: ModelSpec
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    checkpoints: Checkpoints
+    # until the next step or epoch
+    epoch: int = 0
+    step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    last_path: Path | None = None
+
+    def resume(self) -> None:
+        """Continue where `config.resume` says; at the start if there is nothing to continue.
+
+        Raises:
+            ConfigError: The output belongs to another run, or settings have changed since.
+            DataError: The data has changed since.
+            CheckpointError: The checkpoint, or every one there is, is damaged.
+        """
+        found = self._find() if self.fabric.is_global_zero else None
+        self.last_path = self.fabric.broadcast(found)
+        if self.last_path is None:
+            return
+        checkpoint = load(self.last_path)
+        self._check_same(checkpoint)
+        self.model.load_state_dict(checkpoint["model_state_dict"])
+        self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+        self.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
+        self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
+        self.metrics, self.best = checkpoint["metrics"], checkpoint["best"]
+        if self.fabric.global_rank < len(checkpoint["rng_states"]):  # else there are more ranks now
+            set_rng_states(checkpoint["rng_states"][self.fabric.global_rank])
+
+    def finish_epoch(self, metrics: dict[str, float]) -> None:
+        """Count an epoch and keep what it learnt: rank 0 writes, the others wait.
+
+        Raises:
+            CheckpointError: It cannot be written; the one before is still there.
+        """
+        self.epoch += 1
+        self.metrics = metrics
+        if not self.best or _score(metrics) > _score(self.best):
+            self.best = metrics
+        checkpoint = self._checkpoint()
+        if self.fabric.is_global_zero:
+            self.checkpoints.save(checkpoint)
+        self.fabric.barrier()
+        self.last_path = self.checkpoints.path(self.epoch)
+
+    def _checkpoint(self) -> Checkpoint:
+        held_out = self.data.val
+        samples = [held_out[index] for index in range(min(NUM_SAMPLES, len(held_out)))]
+        return {
+            "epoch": self.epoch,
+            "step": self.step,
+            "model_state_dict": move_data_to_device(self.model.state_dict(), "cpu"),
+            "optimizer_state_dict": move_data_to_device(self.optimizer.state_dict(), "cpu"),
+            "scheduler_state_dict": self.scheduler.state_dict(),
+            "rng_states": gather_rng_states(rng_states(), fabric=self.fabric),
+            "loss": self.metrics["train_loss"],
+            "metrics": self.metrics,
+            "best": self.best,
+            "config": self.config.to_mapping(),
+            "git_commit": git_commit(),
+            "data_digest": self.data.digest,
+            "torch_version": str(torch.__version__),  # a class that weights-only loading refuses
+            "model": self.spec,
+            "classes": self.data.classes,
+            "input": {"name": "x", "dtype": "float32", "shape": list(self.data.input_shape)},
+            "image": None if self.data.image is None else self.data.image.to_mapping(),
+            "feature_names": self.data.feature_names,
+            "samples": torch.stack([sample for sample, _ in samples]),
+            "sample_labels": torch.tensor([label for _, label in samples]),
+        }
+
+    def _find(self) -> Path | None:
+        self.checkpoints.prepare()
+        resume = self.config.resume
+        if resume == "auto":
+            newest = self.checkpoints.newest()
+            return None if newest is None else newest[0]
+        if self.checkpoints.paths():
+            raise ConfigError(
+                f"output, {self.config.output}, holds the checkpoints of an earlier run; continue "
+                "it with resume=auto, or choose another output"
+            )
+        return None if resume == "never" else Path(resume)
+
+    def _check_same(self, checkpoint: Checkpoint) -> None:
+        now = flatten(self.config.to_mapping())
+        then = flatten(TrainConfig.from_mapping(checkpoint["config"]).to_mapping())
+        for key in now.keys() - _FREE:
+            if now[key] != then[key]:
+                raise ConfigError(
+                    f"{key} is {now[key]}, but {self.last_path} was trained with {then[key]}; "
+                    "set it back, or choose another output to start over"
+                )
+        if checkpoint["data_digest"] != self.data.digest:
+            raise DataError(
+                f"the data is not what {self.last_path} was trained on (sha256 "
+                f"{self.data.digest[:12]}, then {checkpoint['data_digest'][:12]}); choose another "
+                "output to start over"
+            )
+
+
+def git_commit() -> str | None:
+    """The commit of this checkout, with `-dirty` if files differ from it; None outside one."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        result = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def _score(metrics: dict[str, float]) -> tuple[float, float]:
+    """Sorts epochs: by accuracy on the held-out samples, then by their loss."""
+    return metrics["val_accuracy"], -metrics["val_loss"]

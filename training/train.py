@@ -1,0 +1,319 @@
+"""Train a classifier: the loop, from top to bottom.
+
+    python -m training.train training/configs/digits_lenet.toml epochs=10 optimizer.lr=0.01
+    python -m training.train training/configs/digits_lenet.toml output=runs/x resume=auto
+
+On two devices of one machine, then on eight of each of two (the other one with --node-rank=1):
+
+    torchrun --nproc-per-node=2 -m training.train training/configs/digits_lenet.toml
+    torchrun --nproc-per-node=8 --nnodes=2 --node-rank=0 --master-addr=10.0.0.1 \
+        -m training.train training/configs/images_resnet18.toml
+
+The loop is ours; Lightning Fabric places it on devices, in a precision, among peers. Equal seeds
+give equal bits, and a run that was interrupted and resumed equals one that was not.
+
+Shapes: B = batch, K = classes.
+"""
+# ruff: noqa: N806  # tensors carry their shape as a suffix
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import os
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, DistributedSampler, Subset
+
+from flambeau.errors import ConfigError, FlambeauError
+from training.augment import shift_and_rotate
+from training.checkpoint import Checkpoints
+from training.config import TrainConfig, read_config
+from training.data import load_data
+from training.determinism import deterministic, seed_all
+from training.distributed import broadcast_buffers, launched
+from training.errors import DataError, NonFiniteLoss
+from training.logs import RunLog
+from training.models import fit_statistics, model_spec, rebuild
+from training.optim import make_optimizer, make_scheduler
+from training.progress import ProgressReport
+from training.run import Run
+from training.settings import flatten
+from training.totals import Totals, mean_over_ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lightning_fabric import Fabric
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainResult:
+    """What a run gives.
+
+    Attributes:
+        best_checkpoint: Of the epoch with the highest validation accuracy.
+        last_checkpoint: Of the last epoch.
+        loss: Mean training loss of the last epoch.
+        metrics: `train_loss`, `train_accuracy`, `val_loss`, `val_accuracy` of the last epoch.
+        best_metrics: The same of the best epoch.
+        duration_s: Wall clock, from reading the data to the last checkpoint.
+    """
+
+    best_checkpoint: Path
+    last_checkpoint: Path
+    loss: float
+    metrics: dict[str, float]
+    best_metrics: dict[str, float]
+    duration_s: float
+
+
+def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, told in order
+    """Train as configured, leaving checkpoints and logs in `config.output`.
+
+    Raises:
+        ConfigError: The settings do not fit the machine, the data, or the run to be resumed.
+        DataError: Data is missing or damaged.
+        NonFiniteLoss: The loss became NaN or infinite.
+        CheckpointError: A checkpoint could not be written or read.
+    """
+    started_at = time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(deterministic(num_threads=config.num_threads))
+        fabric = stack.enter_context(launched(config))
+        rank, num_ranks = fabric.global_rank, fabric.world_size
+
+        # Data: every rank reads its share of each shuffled epoch and of the held-out samples. Not
+        # through fabric.setup_dataloaders, which restarts the shuffling when a run is resumed.
+        data = load_data(config.data, image=config.image)
+        sampler: DistributedSampler[tuple[Tensor, int]] = DistributedSampler(
+            data.train, num_replicas=num_ranks, rank=rank, seed=config.seed
+        )
+        generator = torch.Generator()  # seeds the loaders' processes
+        train_loader = DataLoader(
+            data.train,
+            batch_size=config.batch_size,
+            sampler=sampler,
+            drop_last=len(sampler) >= config.batch_size,  # batch norm cannot train on one sample
+            num_workers=config.data.num_workers,
+            generator=generator,
+        )
+        val_loader = DataLoader(
+            Subset(data.val, range(rank, len(data.val), num_ranks)),
+            batch_size=config.batch_size,
+            num_workers=config.data.num_workers,
+            generator=generator,
+        )
+        steps_per_epoch = len(train_loader)
+        num_steps = config.epochs * steps_per_epoch
+
+        # Model: equal on all ranks, then placed on their devices.
+        seed_all(config.seed)
+        spec = model_spec(config.model, data)
+        model = rebuild(spec)
+        fit_statistics(model, data)
+        optimizer = make_optimizer(model, config.optimizer)
+        scheduler = make_scheduler(
+            optimizer, config.schedule, steps_per_epoch=steps_per_epoch, num_steps=num_steps
+        )
+        placed_model, placed_optimizer = fabric.setup(model, optimizer)
+        seed_all(config.seed + rank)  # from here on ranks differ: in what dropout drops
+
+        run = Run(
+            config=config,
+            fabric=fabric,
+            data=data,
+            spec=spec,
+            model=model,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            checkpoints=Checkpoints(config.output / "checkpoints", keep=config.keep),
+        )
+        run.resume()
+        progress = stack.enter_context(
+            ProgressReport(num_steps=num_steps, done=run.step, enabled=fabric.is_global_zero)
+        )
+        log: RunLog | None = None
+        if fabric.is_global_zero:
+            log = stack.enter_context(RunLog(config.output, epoch=run.epoch, step=run.step))
+        progress.line(_summary(run))
+
+        while run.epoch < config.epochs:
+            epoch = run.epoch + 1
+            epoch_started_at = time.monotonic()
+
+            # Training: once over the shuffled samples.
+            placed_model.train()
+            sampler.set_epoch(epoch)
+            generator.manual_seed(config.seed + epoch)
+            totals = Totals(fabric=fabric)
+            unread: list[Tensor] = []
+            for batch in train_loader:
+                x, labels_B = fabric.to_device(batch)
+                x = shift_and_rotate(
+                    x,
+                    max_shift=config.data.max_shift,
+                    max_rotation_deg=config.data.max_rotation_deg,
+                )
+                logits_BK = placed_model(x)
+                loss = F.cross_entropy(logits_BK, labels_B)
+                fabric.backward(loss)
+                placed_optimizer.step()
+                placed_optimizer.zero_grad()
+                scheduler.step()
+
+                run.step += 1
+                totals.add(logits_BK, labels_B, loss=loss)
+                unread.append(loss.detach())
+                progress.advance()
+                if run.step % config.log_every_steps == 0 or run.step % steps_per_epoch == 0:
+                    # The host waits for the device here, hence once per log_every_steps.
+                    losses = mean_over_ranks(unread, fabric=fabric)
+                    check_losses(losses, run=run)
+                    unread.clear()
+                    progress.status(
+                        epoch,
+                        loss=losses[-1],
+                        accuracy=totals.accuracy,
+                        samples_per_s=totals.num_samples * num_ranks / _since(epoch_started_at),
+                    )
+                    if log is not None:
+                        log.step(run.step, loss=losses[-1], lr=float(scheduler.get_last_lr()[0]))
+            totals.reduce()
+            samples_per_s = totals.num_samples / _since(epoch_started_at)
+
+            # Validation: once over the held-out samples.
+            val_totals = evaluate(model, val_loader, fabric=fabric)
+            metrics = {
+                "train_loss": totals.loss,
+                "train_accuracy": totals.accuracy,
+                "val_loss": val_totals.loss,
+                "val_accuracy": val_totals.accuracy,
+            }
+            check_losses([metrics["val_loss"]], run=run)
+
+            run.finish_epoch(metrics)
+            row = {
+                "epoch": epoch,
+                "step": run.step,
+                **metrics,
+                "lr": float(scheduler.get_last_lr()[0]),
+                "samples_per_s": samples_per_s,
+                "epoch_s": _since(epoch_started_at),
+            }
+            progress.epoch(epoch, row)
+            if log is not None:
+                log.epoch(row)
+
+    assert run.last_path is not None  # every epoch leaves a checkpoint, and there is at least one
+    return TrainResult(
+        best_checkpoint=run.checkpoints.best_path,
+        last_checkpoint=run.last_path,
+        loss=run.metrics["train_loss"],
+        metrics=run.metrics,
+        best_metrics=run.best,
+        duration_s=_since(started_at),
+    )
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: DataLoader[tuple[Tensor, int]], *, fabric: Fabric) -> Totals:
+    """Loss and accuracy over all ranks' samples.
+
+    Args:
+        model: Not wrapped for its peers: ranks may have different numbers of batches, and a wrapped
+            model waits for the others in each.
+        loader: This rank's samples.
+        fabric: The peers.
+    """
+    model.eval()
+    broadcast_buffers(model, fabric=fabric)
+    totals = Totals(fabric=fabric)
+    for batch in loader:
+        x, labels_B = fabric.to_device(batch)
+        with fabric.autocast():
+            logits_BK = model(x).float()
+        totals.add(logits_BK, labels_B, loss=F.cross_entropy(logits_BK, labels_B))
+    totals.reduce()
+    return totals
+
+
+def check_losses(losses: Sequence[float], *, run: Run) -> None:
+    """Stop before a checkpoint is made of weights that are beyond rescue.
+
+    Args:
+        losses: Of the last steps, the newest at the end.
+        run: How far it is.
+
+    Raises:
+        NonFiniteLoss: One is NaN or infinite.
+    """
+    for step, loss in enumerate(losses, start=run.step - len(losses) + 1):
+        if not math.isfinite(loss):
+            good = run.last_path
+            raise NonFiniteLoss(
+                f"the loss is {loss} in epoch {run.epoch + 1}, step {step}; "
+                + (f"the last good checkpoint is {good}; " if good else "no checkpoint yet; ")
+                + "lower optimizer.lr or lengthen schedule.warmup_epochs, and look for odd inputs"
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line: 0 when trained, 1 when the run failed, 2 for settings, 130 for Ctrl-C."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description="Train a classifier; see training/README.md.",
+        epilog="settings: " + ", ".join(flatten(TrainConfig().to_mapping())),
+    )
+    parser.add_argument("config", nargs="?", type=Path, help="a TOML file; none for the defaults")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting")
+    given = parser.parse_intermixed_args(arguments)
+    path: Path | None = given.config
+    overrides: list[str] = given.overrides
+    if path is not None and "=" in str(path):
+        path, overrides = None, [str(path), *overrides]
+    try:
+        config = read_config(path, overrides=overrides)
+        result = train(config)
+    except KeyboardInterrupt:
+        print("interrupted; the same command with resume=auto continues", file=sys.stderr)
+        return 130
+    except FlambeauError as error:
+        # An error from a loader's process arrives with that process's traceback above its message.
+        print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError | DataError) else 1
+    if int(os.environ.get("RANK", "0")) == 0:
+        print(
+            f"best val_accuracy {result.best_metrics['val_accuracy']:.4f}: "
+            f"{result.best_checkpoint} ({result.duration_s:.1f} s)"
+        )
+    return 0
+
+
+def _summary(run: Run) -> str:
+    config, data = run.config, run.data
+    num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
+    done = f"; {run.epoch} epochs done, continuing {run.last_path}" if run.epoch else ""
+    return (
+        f"{config.model.name}, {num_parameters:,} parameters; {config.data.name}, "
+        f"{len(data.train):,} samples to train on and {len(data.val):,} held out; "
+        f"{run.fabric.world_size} x {run.fabric.device.type}; {config.output}{done}"
+    )
+
+
+def _since(started_at: float) -> float:
+    return time.monotonic() - started_at
+
+
+if __name__ == "__main__":
+    sys.exit(main())
