@@ -170,7 +170,7 @@ class TrainConfig:
         batch_size: Samples per step on each device.
         device: `auto` takes a GPU where there is one.
         precision: Lightning Fabric's names; `bf16-mixed` is faster on GPUs since Ampere.
-        num_threads: CPU threads per process; 0 takes one per core. Small models are fastest with 1.
+        num_threads: CPU threads per process; 0 takes one per core. On a busy machine many are slow.
             The bits of a result depend on it.
         keep: How many of the last checkpoints stay; the best stays anyway.
         log_every_steps: How often the loss is read back from the device, checked and logged.
