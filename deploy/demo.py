@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +111,7 @@ class Server:
 
 
 @contextmanager
-def serving(model: str) -> Iterator[Server]:
+def serving(model: str) -> Generator[Server]:
     """A server on free ports; stopped by SIGTERM at the end, which must exit with 0."""
     command = [
         str(Path(sys.executable).with_name("flambeau")),
@@ -230,7 +230,7 @@ class PostingClient:
 
 
 @contextmanager
-def posting(server: Server, pictures: Sequence[tuple[bytes, str]]) -> Iterator[PostingClient]:
+def posting(server: Server, pictures: Sequence[tuple[bytes, str]]) -> Generator[PostingClient]:
     """A client in a thread that posts picture after picture until the block ends."""
     seen, stop = PostingClient(), threading.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -501,7 +502,8 @@ def test_a_worker_dies_with_its_front_even_in_the_middle_of_a_call(tmp_path: Pat
         assert front.stdout is not None
         assert front.stdout.readline() == "in the middle\n"
         front.kill()
-        assert ours.recv(1) == b""  # the worker's end closed: it is gone
+        with contextlib.suppress(ConnectionResetError):  # it may have left bytes unread
+            assert ours.recv(1) == b""  # the worker's end closed: it is gone
 
 
 def test_the_worker_never_imports_the_front() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -79,7 +79,7 @@ def inference_router(registry: Registry, *, max_request_bytes: int) -> APIRouter
 
 
 @contextmanager
-def _counted(version: ModelVersion) -> Iterator[None]:
+def _counted(version: ModelVersion) -> Generator[None]:
     """Count the request inside by its outcome."""
     started_at = time.monotonic()
     outcome = "worker_error"
