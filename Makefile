@@ -65,10 +65,10 @@ docs: install ## Run the code blocks of README.md and docs/
 	$(PY) -m pytest tests/test_docs.py $(ARGS)
 
 train: install ## Train LeNet-5 on scikit-learn's digits; ARGS='epochs=10' changes settings
-	$(PY) -m training.train $(CONFIG) $(ARGS)
+	$(PY) -m training.train $(CONFIG) resume=auto $(ARGS)
 
 $(CHECKPOINT): | install
-	$(PY) -m training.train $(CONFIG)
+	$(PY) -m training.train $(CONFIG) resume=auto
 
 $(ARCHIVE): | $(CHECKPOINT)
 	$(VENV)/bin/flambeau export --checkpoint $(CHECKPOINT) --name digits --version 1.0 --output $@

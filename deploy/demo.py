@@ -9,6 +9,7 @@ any of it is not as it should be.
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,7 @@ def main() -> int:
 
 def tell_story() -> None:
     """Train, export, serve, predict, swap under load, scrape, stop."""
+    shutil.rmtree(ROOT / RUNS, ignore_errors=True)  # what an earlier demo left
     chapter("Train version 1")
     train(RUNS / "v1", seed=1)
     chapter("Export it, proved equal to the model in Python")
@@ -120,9 +122,9 @@ def serving(model: str) -> Generator[Server]:
         *("--metrics-address", "127.0.0.1:0"),
     ]
     print("$ " + " ".join(["flambeau", *command[1:]]), flush=True)
-    SERVER_LOG.parent.mkdir(parents=True, exist_ok=True)
+    (ROOT / SERVER_LOG).parent.mkdir(parents=True, exist_ok=True)
     with (
-        SERVER_LOG.open("w") as log,
+        (ROOT / SERVER_LOG).open("w") as log,
         subprocess.Popen(
             command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True
         ) as process,
@@ -169,7 +171,7 @@ def held_out_pictures() -> list[tuple[bytes, str]]:
     """Scans that training never saw, as PNG files with their labels."""
     config = read_config(ROOT / CONFIG)
     data = load_data(config.data, image=config.image)
-    samples = write_png_samples(data.val, RUNS / "png", count=len(data.val))
+    samples = write_png_samples(data.val, ROOT / RUNS / "png", count=len(data.val))
     return [(path.read_bytes(), data.classes[label]) for path, label in samples]
 
 

@@ -2,7 +2,6 @@
 
 Shapes: B = batch, C = channels, H, W = height and width.
 """
-# ruff: noqa: N803, N806  # tensors carry their shape as a suffix
 
 from __future__ import annotations
 

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806, N815  # tensors carry their shape as a suffix, legend below
 """The data sets: what is in them, which samples are held out, and how one becomes a tensor.
 
 Images go through `flambeau.image.ImageTransform`, the function that serves them later, so a model

@@ -1,4 +1,3 @@
-# ruff: noqa: N803, N806, N815  # tensors carry their shape as a suffix, legend below
 """LeNet-5, ResNet-18 and a perceptron for tables, each made by a plain function.
 
 A checkpoint stores a function's name and arguments, so `rebuild` makes the same model anywhere.

@@ -2,7 +2,6 @@
 
 Shapes: B = batch, K = classes, S = steps.
 """
-# ruff: noqa: N803, N806  # tensors carry their shape as a suffix
 
 from __future__ import annotations
 

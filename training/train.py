@@ -14,7 +14,6 @@ give equal bits, and a run that was interrupted and resumed equals one that was 
 
 Shapes: B = batch, K = classes.
 """
-# ruff: noqa: N806  # tensors carry their shape as a suffix
 
 from __future__ import annotations
 

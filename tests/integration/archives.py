@@ -55,7 +55,7 @@ def service(
 
 def doubling(store: Path, *, factor: float, version: str = "1.0", yaml: str | None = None) -> Path:
     """The doubling handler with samples that were multiplied by `factor`; 2 is right."""
-    numbers_B = torch.tensor([1.0, -0.5, 3.0])  # noqa: N806  # B = batch
+    numbers_B = torch.tensor([1.0, -0.5, 3.0])
     samples = Samples(inputs=(numbers_B,), outputs=(numbers_B * factor,), tolerance=Tolerance())
     files = {SAMPLES_PATH: samples.to_safetensors()}
     return service(store, "doubling", version=version, yaml=yaml, files=files)

@@ -18,12 +18,12 @@ class Doubling:
     def initialize(self, context: Context) -> None:
         self.factor = self.factor.to(device_of(context))
 
-    def inference(self, numbers_B: torch.Tensor) -> torch.Tensor:  # noqa: N803  # B = batch
+    def inference(self, numbers_B: torch.Tensor) -> torch.Tensor:
         return numbers_B * self.factor
 
     def handle(self, data: list[Row], context: Context) -> list[dict[str, Any]]:
-        numbers_B = torch.tensor([float(row["body"]) for row in data], device=self.factor.device)  # noqa: N806
-        doubled_B = self.inference(numbers_B)  # noqa: N806
+        numbers_B = torch.tensor([float(row["body"]) for row in data], device=self.factor.device)
+        doubled_B = self.inference(numbers_B)
         return [
             {"doubled": number, "device": str(doubled_B.device), "batch_size": len(data)}
             for number in doubled_B.tolist()
