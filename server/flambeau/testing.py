@@ -1,7 +1,7 @@
 """Stand-ins and builders for tests; shipped, because handlers want tests too.
 
-    archive = make_archive(tmp_path, name="echo", handler="def handle(data, context): ...")
-    worker = FakeWorker()
+archive = make_archive(tmp_path, name="echo", handler="def handle(data, context): ...")
+worker = FakeWorker()
 """
 
 from __future__ import annotations
