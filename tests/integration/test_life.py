@@ -65,9 +65,11 @@ def wait_replaced(server: Server, model: str, pid: int) -> None:
     wait_until(is_replaced, what=f"worker {pid} is replaced")
 
 
-def wait_reason(server: Server, reason: str) -> JSON:
-    """The log record that gives this reason for the loss of a worker."""
-    return server.wait_record(lambda record: reason in str(record.get("reason")))
+def wait_reason(server: Server, model: str, reason: str) -> JSON:
+    """The log record that gives this reason for the loss of one of a model's workers."""
+    return server.wait_record(
+        lambda record: record.get("model") == model and reason in str(record.get("reason"))
+    )
 
 
 def is_refused(response: Future[httpx.Response]) -> bool:
@@ -94,8 +96,8 @@ def test_a_killed_worker_costs_its_own_batch_only_and_is_replaced(
     assert server.predict("held", json={}).status_code == 200
     wait_replaced(server, "held", pid)
     assert restarts(server, "held") == restarts_before + 1
-    record = wait_reason(server, "killed by SIGKILL")
-    assert (record["model"], record["version"], record["level"]) == ("held", "1.0", "WARNING")
+    record = wait_reason(server, "held", "killed by SIGKILL")
+    assert (record["version"], record["level"]) == ("1.0", "WARNING")
 
 
 def test_a_model_that_crashes_again_and_again_does_not_hurt_another(server: Server) -> None:
@@ -104,7 +106,7 @@ def test_a_model_that_crashes_again_and_again_does_not_hurt_another(server: Serv
         crashed = server.predict("crashing", json={"do": order})
         assert (crashed.status_code, crashed.json()["message"]) == (500, "Worker died.")
         assert server.predict("echo", json={}).status_code == 200
-        wait_reason(server, reason)
+        wait_reason(server, "crashing", reason)
         wait_replaced(server, "crashing", pid)
         assert server.predict("crashing", json={"do": "answer"}).status_code == 200
 
@@ -189,25 +191,32 @@ def test_a_second_signal_drops_what_is_there_and_ends_at_once(tmp_path: Path, ga
 
 
 @pytest.mark.xfail(
-    reason="the drain deadline counts twice: once for the inference listener to close, then again "
-    "for the registry to drain"
+    reason="the drain deadline counts twice, once for the inference listener to close, then again "
+    "for the registry to drain; and it is the listener that drops the request, with an answer that "
+    "is not ours and uncounted"
 )
-def test_a_request_that_does_not_end_keeps_the_server_for_the_drain_timeout_only(
+def test_a_request_that_does_not_end_is_given_up_after_the_drain_timeout(
     tmp_path: Path, gate: Path
 ) -> None:
     archive = service(tmp_path, "held")
     with running_server(tmp_path, "--drain-timeout-s", "4", models=[archive.name]) as server:
         endless = hold(server, gate, "endless")
+        waiting = server.predict_soon("held", json={})
+        wait_until(lambda: num_waiting(server, "held") == 1, what="another one waits")
         server.stop()
         assert server.wait_ended() == 0
-        assert is_refused(endless)
         server.stderr.wait_closed()
-        logged_at = {
-            record["message"]: datetime.fromisoformat(record["time"].rstrip("Z"))
-            for record in server.records()
-        }
-        drained = logged_at["drained"] - logged_at["stopping: SIGTERM"]
-        assert 4 <= drained.total_seconds() < 7
+        logged = {record["message"]: record for record in server.records()}
+        asked, drained = logged["stopping: SIGTERM"], logged["drained"]
+        assert 4 <= (logged_at(drained) - logged_at(asked)).total_seconds() < 7
+        for answer in (endless.result(), waiting.result()):
+            assert answer.status_code >= 500
+            assert answer.json()["code"] == answer.status_code
+        assert drained["requests_given_up"] >= 1
+
+
+def logged_at(record: JSON) -> datetime:
+    return datetime.fromisoformat(record["time"].rstrip("Z"))
 
 
 def test_a_killed_server_takes_its_workers_with_it(tmp_path: Path, gate: Path) -> None:
