@@ -85,6 +85,7 @@ class Batcher:
         self._idle: list[Worker] = []
         # the batch each busy worker has, and whether the worker comes back afterwards
         self._busy: dict[Worker, asyncio.Task[None]] = {}
+        self._num_running = 0
         self._leaving: set[Worker] = set()
         # a dispatch that is due: at the end of this loop step, or when the window closes
         self._dispatch_soon: asyncio.Handle | None = None
@@ -96,6 +97,11 @@ class Batcher:
     def num_waiting(self) -> int:
         """Requests that no worker has yet."""
         return len(self._queue)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that workers are answering."""
+        return self._num_running
 
     @property
     def room(self) -> int:
@@ -177,6 +183,7 @@ class Batcher:
         now = self._loop.time()
         while self._idle and (batch := self._queue.take(now=now)):
             worker = self._idle.pop()  # the most recently used has the warmest caches
+            self._num_running += len(batch)
             self._busy[worker] = self._loop.create_task(self._run(worker, batch, now=now))
         self._arm_window()
 
@@ -204,6 +211,7 @@ class Batcher:
             for pending in batch:  # one error object each: callers raise them separately
                 _fail(pending, type(error)(str(error)))
         finally:
+            self._num_running -= len(batch)
             self._finished(worker, alive=alive)
 
     def _finished(self, worker: Worker, *, alive: bool) -> None:

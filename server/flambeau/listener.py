@@ -60,7 +60,6 @@ class Listener:
                 server_header=False,
                 proxy_headers=False,
                 timeout_keep_alive=int(config.keep_alive_s),
-                timeout_graceful_shutdown=int(config.drain_timeout_s),
             )
         )
         self._task: asyncio.Task[None] | None = None
@@ -70,8 +69,10 @@ class Listener:
         self._task = asyncio.ensure_future(self._server.serve(sockets=[self._socket]))
         await self._server.wait_started(self._task)
 
-    async def stop(self) -> None:
-        """Close the socket and finish the requests being answered, at most for the drain time."""
+    async def stop(self, *, timeout_s: float) -> None:
+        """Close the socket and finish the requests being answered; cancel them after a time."""
+        # uvicorn passes it to asyncio.wait_for, which takes fractions of a second
+        self._server.config.timeout_graceful_shutdown = timeout_s  # type: ignore[assignment]
         self._server.should_exit = True
         if self._task is not None:
             await asyncio.shield(self._task)

@@ -233,16 +233,12 @@ class _VersionCollector(Collector):
     def __init__(self, versions: Callable[[], Iterable[VersionGauges]]) -> None:
         self._versions = versions
 
+    def describe(self) -> Sequence[GaugeMetricFamily]:
+        """The families without samples; without this, `name[]` does not find them."""
+        return self._families()
+
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        depth = GaugeMetricFamily(
-            "flambeau_queue_depth", "Requests waiting for a worker", labels=_VERSION
-        )
-        workers = GaugeMetricFamily(
-            "flambeau_workers", "Workers by state", labels=(*_VERSION, "state")
-        )
-        default = GaugeMetricFamily(
-            "flambeau_default_version", "1 for the version that answers by default", labels=_VERSION
-        )
+        depth, workers, default = self._families()
         for gauges in self._versions():
             labels = (gauges.model, gauges.version)
             depth.add_metric(labels, gauges.num_waiting)
@@ -250,6 +246,19 @@ class _VersionCollector(Collector):
             for state, count in gauges.workers_by_state.items():
                 workers.add_metric((*labels, state), count)
         yield from (depth, workers, default)
+
+    def _families(self) -> list[GaugeMetricFamily]:
+        return [
+            GaugeMetricFamily(
+                "flambeau_queue_depth", "Requests waiting for a worker", labels=_VERSION
+            ),
+            GaugeMetricFamily("flambeau_workers", "Workers by state", labels=(*_VERSION, "state")),
+            GaugeMetricFamily(
+                "flambeau_default_version",
+                "1 for the version that answers by default",
+                labels=_VERSION,
+            ),
+        ]
 
 
 def _escape(value: str) -> str:

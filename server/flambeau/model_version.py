@@ -147,7 +147,13 @@ class ModelVersion(SlotObserver):
 
     @property
     def num_waiting(self) -> int:
+        """Requests that no worker has yet."""
         return self._batcher.num_waiting
+
+    @property
+    def num_unanswered(self) -> int:
+        """Requests waiting or running."""
+        return self._batcher.num_waiting + self._batcher.num_running
 
     @property
     def queue_room(self) -> int:
@@ -221,7 +227,7 @@ class ModelVersion(SlotObserver):
         try:
             await asyncio.wait_for(self._batcher.wait_drained(), timeout_s)
         except asyncio.TimeoutError:
-            left = self._batcher.num_waiting
+            left = self.num_unanswered
             self._batcher.fail_waiting(f'Model "{self.model}" is being removed; try again.')
             return left
         return 0

@@ -356,7 +356,7 @@ class Registry:
         self._draining.add(draining)
         await asyncio.wait({draining})
         self._draining.discard(draining)
-        given_up = version.num_waiting if draining.cancelled() else draining.result()
+        given_up = version.num_unanswered if draining.cancelled() else draining.result()
         await version.close()
         await self._discard(version.package)
         _log.info(

@@ -35,6 +35,8 @@ from flambeau.store import ModelStore
 
 _log = logging.getLogger(__name__)
 
+_LAST_WORDS_S = 1.0  # for the last answers to reach their clients once the deadline has passed
+
 
 async def serve(config: ServeConfig, *, on_started: Callable[[dict[Audience, str]], None]) -> int:
     """Serve until a signal; returns the exit code.
@@ -95,25 +97,38 @@ async def _shut_down(
     """Drain until everything is answered, the deadline has passed, or a second signal comes."""
     _log.info("stopping: %s", stop.name)
     registry.stop_accepting()
+    everyone = list(listeners.values())
     hurry = asyncio.ensure_future(stop.wait_again())
     await asyncio.wait({hurry}, timeout=config.drain_delay_s)
-    draining = asyncio.ensure_future(_drain(registry, listeners))
+    draining = asyncio.ensure_future(_drain(config, registry, listeners))
     await asyncio.wait({hurry, draining}, return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
         _log.warning("second signal: dropping what is still in flight")
         registry.hurry()
-        for listener in listeners.values():
+        for listener in everyone:
             listener.hurry()
     hurry.cancel()
     given_up = await draining
     _log.info("drained", extra={"requests_given_up": given_up})
 
 
-async def _drain(registry: Registry, listeners: dict[Audience, Listener]) -> int:
-    """Inference first, so that management and metrics show the draining; returns the given up."""
-    await listeners[Audience.INFERENCE].stop()
+async def _drain(
+    config: ServeConfig, registry: Registry, listeners: dict[Audience, Listener]
+) -> int:
+    """Finish what is in flight, by the deadline; returns how many requests were given up.
+
+    Inference first, so that management and metrics show the draining. Versions stay in the table
+    until the deadline, because bodies may still be arriving.
+    """
+    inference = listeners.pop(Audience.INFERENCE)
+    patience_s = config.drain_timeout_s + _LAST_WORDS_S
+    stopping = asyncio.ensure_future(inference.stop(timeout_s=patience_s))
+    await asyncio.wait({stopping}, timeout=config.drain_timeout_s)
+    if not stopping.done():
+        registry.hurry()  # the requests left are answered with errors of ours
     given_up = await registry.close()
-    await asyncio.gather(*(listener.stop() for listener in listeners.values()))
+    await stopping
+    await asyncio.gather(*(each.stop(timeout_s=_LAST_WORDS_S) for each in listeners.values()))
     return given_up
 
 

@@ -190,11 +190,6 @@ def test_a_second_signal_drops_what_is_there_and_ends_at_once(tmp_path: Path, ga
         assert is_refused(dropped)
 
 
-@pytest.mark.xfail(
-    reason="the drain deadline counts twice, once for the inference listener to close, then again "
-    "for the registry to drain; and it is the listener that drops the request, with an answer that "
-    "is not ours and uncounted"
-)
 def test_a_request_that_does_not_end_is_given_up_after_the_drain_timeout(
     tmp_path: Path, gate: Path
 ) -> None:
