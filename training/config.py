@@ -26,6 +26,8 @@ class DataConfig:
         name: `digits` (scikit-learn's 1,797 scanned digits), `mnist` (IDX files under `root`),
             `image_folder` (one folder of images per class under `root`), or `tabular`.
         root: The directory with the files of `mnist` and `image_folder`.
+        download: Fetch `mnist` into `root` with torchvision, which must be installed, if it is not
+            there.
         table: Which of scikit-learn's bundled tables `tabular` is.
         val_fraction: The part of every class held out for validation; `mnist` brings its own.
         split_seed: Which samples are held out. Apart from `seed`, so that runs can be compared.
@@ -38,6 +40,7 @@ class DataConfig:
 
     name: Literal["digits", "mnist", "image_folder", "tabular"] = "digits"
     root: Path | None = None
+    download: bool = False
     table: Literal["breast_cancer", "wine", "iris"] = "breast_cancer"
     val_fraction: Annotated[float, Range(0.01, 0.9)] = 0.2
     split_seed: Annotated[int, Range(0, 2**32 - 1)] = 0
@@ -51,6 +54,10 @@ class DataConfig:
             raise ConfigError(
                 f"data.root is not set; data.name={self.name} reads files from there: "
                 "data.root=DIRECTORY"
+            )
+        if self.download and self.name != "mnist":
+            raise ConfigError(
+                f"data.download fetches MNIST; data.name={self.name} has nothing to fetch"
             )
         if self.name == "tabular" and (self.max_shift > 0 or self.max_rotation_deg > 0):
             raise ConfigError(

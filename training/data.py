@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from flambeau.errors import InvalidInput
 from flambeau.image import MAX_PIXELS, ImageTransform, decode_image
 from training.errors import DataError
-from training.idx import find_idx, read_idx
+from training.idx import download_mnist, find_idx, read_idx
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +87,8 @@ def load_data(config: DataConfig, *, image: ImageConfig) -> DataSet:
         return _digits(config, transform=transform)
     assert config.root is not None  # DataConfig checks it
     if config.name == "mnist":
+        if config.download:
+            download_mnist(config.root)
         return _mnist(config.root, transform=transform)
     return _image_folder(config, root=config.root, transform=transform)
 

@@ -38,8 +38,29 @@ def find_idx(root: Path, *, name: str) -> Path:
                     return path
     raise DataError(
         f"{root / spellings[0]} is not there, nor with .gz; put MNIST's four files into {root}, "
-        "or point data.root at them"
+        "point data.root at them, or let torchvision fetch them with data.download=true"
     )
+
+
+def download_mnist(root: Path) -> None:
+    """Let torchvision fetch MNIST into `root/MNIST/raw`; does nothing when it is there.
+
+    Raises:
+        DataError: torchvision is not installed, or cannot fetch the files.
+    """
+    try:
+        from torchvision.datasets import MNIST  # noqa: PLC0415  # optional
+    except ImportError as error:
+        raise DataError(
+            f"data.download needs torchvision ({error}); install it, or put MNIST's four files "
+            f"into {root}"
+        ) from error
+    try:
+        MNIST(root, download=True)
+    except (OSError, RuntimeError) as error:
+        raise DataError(
+            f"torchvision cannot fetch MNIST into {root} ({error}); put its four files there"
+        ) from error
 
 
 def read_idx(path: Path, *, num_dims: int) -> npt.NDArray[np.uint8]:

@@ -39,6 +39,7 @@ _FREE = frozenset(
         "device",
         "keep",
         "log_every_steps",
+        "data.download",
         "data.root",
         "data.num_workers",
     }

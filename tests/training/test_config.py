@@ -72,6 +72,7 @@ def test_a_wrong_key_names_the_nearest_or_all(override: str, message: str) -> No
         ("image.size=64", "larger than image.resize, 32"),
         ("model.name=mlp", "model.name is mlp, which cannot read data.name=digits"),
         ("data.name=mnist", "data.root=DIRECTORY"),
+        ("data.download=true", "data.name=digits has nothing to fetch"),
         ("image.size=28", "image.size is 28; model.name=lenet5 needs 32"),
     ],
 )

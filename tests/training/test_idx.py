@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import gzip
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from training.errors import DataError
-from training.idx import find_idx, read_idx
+from training.idx import download_mnist, find_idx, read_idx
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,3 +77,11 @@ def test_damaged_compression_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"cannot read .*labels\.gz.*fetch it again"):
         read_idx(path, num_dims=1)
+
+
+def test_fetching_mnist_without_torchvision_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision.datasets", None)  # as if not installed
+    with pytest.raises(DataError, match=r"data\.download needs torchvision .*four files into"):
+        download_mnist(tmp_path)
