@@ -48,7 +48,7 @@ class ModelSettings:
 
     def __post_init__(self) -> None:
         limits = {
-            "min_worker": (self.min_workers, 0, MAX_WORKERS),
+            "initial_workers (min_worker)": (self.min_workers, 0, MAX_WORKERS),
             "max_worker": (self.max_workers, 0, MAX_WORKERS),
             "batch_size": (self.batch_size, 1, 65536),
             "max_batch_delay": (self.max_batch_delay_ms, 0, 3_600_000),

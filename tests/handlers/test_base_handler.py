@@ -25,6 +25,8 @@ from flambeau.signature import SIGNATURE_PATH, Signature, TensorSpec
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("imports_are_undone")
+
 
 class Sum(torch.nn.Module):
     """One number per sample."""

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 SMALL = "handler:\n  image: {mode: RGB, resize: 8, size: 8}\n"
 
+pytestmark = pytest.mark.usefixtures("imports_are_undone")
+
 
 class ChannelMeans(torch.nn.Module):
     """Classes are the mean red, green and blue, ten times, so that the largest is sure."""

@@ -12,9 +12,7 @@ from flambeau.manifest import MANIFEST_PATH
 from flambeau.messages import LoadModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-from types import ModuleType
 
 FUNCTION = """
 calls = []
@@ -36,21 +34,7 @@ class Handler:
         return [self.name]
 """
 
-
-@pytest.fixture(autouse=True)
-def imports_are_undone() -> Iterator[None]:
-    """Loading is once per process, which a worker is and a test is not."""
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if not _is_installed(sys.modules[name]):  # torch does not survive a second import
-            del sys.modules[name]
-
-
-def _is_installed(module: ModuleType) -> bool:
-    file = getattr(module, "__file__", None)
-    return file is None or "site-packages" in file or file.startswith(sys.base_prefix)
+pytestmark = pytest.mark.usefixtures("imports_are_undone")
 
 
 def load(root: Path, handler: str | None, files: dict[str, str], **model: str) -> EntryPoint:

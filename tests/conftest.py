@@ -1,0 +1,25 @@
+"""Fixtures of more than one folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture
+def imports_are_undone() -> Iterator[None]:
+    """Loading is once per process, which a worker is and a test is not."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if not _is_installed(sys.modules[name]):  # torch does not survive a second import
+            del sys.modules[name]
+
+
+def _is_installed(module: ModuleType) -> bool:
+    file = getattr(module, "__file__", None)
+    return file is None or "site-packages" in file or file.startswith(sys.base_prefix)
