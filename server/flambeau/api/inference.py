@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
@@ -27,6 +26,7 @@ from flambeau.registry import Registry
 _METHODS = ["GET", "PUT", "PATCH", "DELETE"]  # TorchServe takes any; POST is the documented one
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_PATIENCE_S = 0.05
 _INTERNAL = {b"url_path", b"explain", b"describe"}  # what the front tells handlers, not clients
 _VERSION_HEADER = "x-model-version"
 _OURS = {"connection", "content-length", "transfer-encoding", "x-request-id", _VERSION_HEADER}
@@ -106,21 +106,43 @@ async def _reply(pending: PendingRequest, request: Request) -> Reply:
         ClientDisconnect: Nobody is there to answer any more.
         FlambeauError: The request failed.
     """
-    gone = asyncio.ensure_future(_wait_disconnected(request))
+    watcher = _DisconnectWatcher(request, pending.reply)
     try:
-        waiting: tuple[asyncio.Future[Any], ...] = (pending.reply, gone)
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        if pending.reply.done():
-            return pending.reply.result()
-        raise ClientDisconnect
+        return await pending.reply
+    except asyncio.CancelledError:
+        if watcher.client_is_gone:
+            raise ClientDisconnect from None
+        raise
     finally:
-        gone.cancel()
-        pending.reply.cancel()
+        watcher.stop()
 
 
-async def _wait_disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+class _DisconnectWatcher:
+    """Cancels a reply when its client leaves.
+
+    It looks from `_PATIENCE_S` on: most requests are answered by then, and cost no task.
+    """
+
+    def __init__(self, request: Request, reply: asyncio.Future[Reply]) -> None:
+        self.client_is_gone = False
+        self._request = request
+        self._reply = reply
+        self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._look)
+        self._task: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _look(self) -> None:
+        self._task = asyncio.ensure_future(self._cancel_when_gone())
+
+    async def _cancel_when_gone(self) -> None:
+        while (await self._request.receive())["type"] != "http.disconnect":
+            pass
+        self.client_is_gone = True
+        self._reply.cancel()
 
 
 def _to_response(reply: Reply, *, version: str) -> Response:
@@ -134,13 +156,13 @@ def _to_response(reply: Reply, *, version: str) -> Response:
     if not 200 <= reply.status <= 599:
         raise HandlerFailed(f"the handler set status {reply.status}; use 200 to 599")
     response = Response(reply.body, status_code=reply.status)
+    if _HEADER_VALUE.fullmatch(version):  # versions are free text
+        response.raw_headers.append((_VERSION_HEADER.encode(), version.encode("latin-1")))
     for name, value in reply.headers:
         if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
             raise HandlerFailed(f"the handler set a header that HTTP cannot carry: {name!r}")
         if name.lower() not in _OURS:
-            response.headers[name] = value
-    if _HEADER_VALUE.fullmatch(version):
-        response.headers[_VERSION_HEADER] = version
+            response.raw_headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
     return response
 
 
