@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
@@ -203,25 +203,13 @@ def _default_settings(config: ServeConfig) -> ModelSettings:
 
 
 def _host(config: ServeConfig, *, num_gpus: int) -> Host:
+    environment = {key: v for key, v in os.environ.items() if not key.startswith("FLAMBEAU_")}
     return Host(
         devices=DeviceCycle(num_gpus),
-        environment=worker_environment(os.environ),
+        environment=environment,
         max_response_bytes=config.max_response_bytes,
         fixed_batch_window=config.fixed_batch_window,
     )
-
-
-def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """What workers get of the server's environment: all but our own settings.
-
-    GNU OpenMP's threads spin for milliseconds after each piece of work, on cores that the front and
-    other workers need. 10,000 rounds still bridge the gaps inside one model; where the operator has
-    said something about waiting, that holds.
-    """
-    ours = {key: value for key, value in environment.items() if not key.startswith("FLAMBEAU_")}
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & ours.keys():
-        ours["GOMP_SPINCOUNT"] = "10000"
-    return ours
 
 
 def _addresses(config: ServeConfig) -> dict[Audience, Address]:
