@@ -316,9 +316,11 @@ def test_unregistering_answers_what_is_running_and_then_nothing(server: Server, 
         what="the second one waits",
     )
     removal = server.in_thread(lambda: server.management.delete("/models/leaving"))
+    # not asked by a prediction: one that came before the removal would wait for the gate
     wait_until(
-        lambda: server.predict("leaving", json={}).status_code == 404, what="new requests find none"
+        lambda: server.management.get("/models/leaving").status_code == 404, what="it is removed"
     )
+    assert server.predict("leaving", json={}).status_code == 404
     assert not removal.done()
     gate.touch()
     assert removal.result().json() == {"status": 'Model "leaving" unregistered'}
