@@ -175,11 +175,14 @@ def _list_models(args: argparse.Namespace) -> int:
         for entry in client.list_models():
             default = client.call("GET", _path(entry["modelName"]))[0]["modelVersion"]
             for version in client.call("GET", _path(entry["modelName"], "all")):
-                mark = "*" if version["modelVersion"] == default else " "
-                print(
-                    f"{mark} {version['modelName']} {version['modelVersion']} {version['status']} "
-                    f"workers={len(version['workers'])} {version['modelUrl']} {version['reason']}"
-                )
+                words = [
+                    "*" if version["modelVersion"] == default else " ",
+                    *(version[key] for key in ("modelName", "modelVersion", "status")),
+                    f"workers={len(version['workers'])}",
+                    version["modelUrl"],
+                    version["reason"],
+                ]
+                print(" ".join(words).rstrip())
     return 0
 
 
