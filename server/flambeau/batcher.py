@@ -56,13 +56,11 @@ class PendingRequest:
         request: What the worker will see.
         reply: Resolved with the answer or one of our errors. Cancelling it withdraws the request.
         arrived_at: Loop time of submission.
-        queue_s: Seconds it waited for a worker, known once its batch has left.
     """
 
     request: InferenceRequest
     reply: asyncio.Future[Reply]
     arrived_at: float
-    queue_s: float = 0.0
 
 
 class Batcher:
@@ -107,11 +105,6 @@ class Batcher:
     def room(self) -> int:
         """How many more requests may wait."""
         return self._queue.max_size - len(self._queue)
-
-    @property
-    def num_workers(self) -> int:
-        """Workers that are answering or able to."""
-        return len(self._idle) + len(self._busy)
 
     def submit(self, request: InferenceRequest) -> PendingRequest:
         """Queue one request; its `reply` is resolved when a worker has answered.
@@ -196,10 +189,8 @@ class Batcher:
             self._window = self._loop.call_at(due_at, self._dispatch_later)
 
     async def _run(self, worker: Worker, batch: list[PendingRequest], *, now: float) -> None:
-        for pending in batch:
-            pending.queue_s = now - pending.arrived_at
         self._observer.batch_started(
-            size=len(batch), queue_waits_s=[pending.queue_s for pending in batch]
+            size=len(batch), queue_waits_s=[now - pending.arrived_at for pending in batch]
         )
         alive = False
         try:

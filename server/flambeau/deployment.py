@@ -11,6 +11,7 @@ class DeployStep(str, Enum):
     """In order of appearance; `FAILED` may end it any time before `DEFAULT`."""
 
     REGISTERED = "registered"
+    STARTING = "starting"
     LOADING = "loading"
     WARMING_UP = "warming_up"
     CHECKING = "checking"

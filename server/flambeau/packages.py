@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import shutil
 
-from flambeau.archive import digest, read_manifest
 from flambeau.errors import ArchiveError
 from flambeau.manifest import Manifest
 from flambeau.model_settings import ModelSettings
@@ -49,21 +48,19 @@ class PackageLoader:
         return [(name or None, url) for name, _, url in pairs]
 
     def _load(self, url: str, handler: str | None) -> tuple[Package, ModelSettings]:
-        path = self._store.find(url)
-        manifest = read_manifest(path)
-        _check_servable(manifest, handler=handler)
-        model_dir = self._store.unpack(path)
+        unpacked = self._store.unpack(self._store.find(url))
         try:
-            document = read_model_yaml(model_dir, manifest.config_file)
+            _check_servable(unpacked.manifest, handler=handler)
+            document = read_model_yaml(unpacked.directory, unpacked.manifest.config_file)
             settings = self._defaults.with_yaml(document)
         except BaseException:
-            shutil.rmtree(model_dir, ignore_errors=True)
+            shutil.rmtree(unpacked.directory, ignore_errors=True)
             raise
         package = Package(
             url=url,
-            digest=digest(path),
-            model_dir=model_dir,
-            manifest=manifest,
+            digest=unpacked.digest,
+            model_dir=unpacked.directory,
+            manifest=unpacked.manifest,
             handler=handler,
         )
         return package, settings

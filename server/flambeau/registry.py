@@ -272,6 +272,7 @@ class Registry:
         on_event(_event(DeployStep.REGISTERED, version))
         try:
             await self.wait_loaded(version)
+            version.on_stage = lambda _: None  # workers started later are no part of this
             entry = self._entry(version.model)
             old = entry.versions[entry.default]
             self.set_default(version.model, version.version)
@@ -377,5 +378,5 @@ class Registry:
 
 def _event(step: DeployStep, version: ModelVersion, message: str = "") -> DeployEvent:
     if step is DeployStep.READY:
-        message = version.slots[0].check
+        message = next((slot.check for slot in version.slots if slot.check), "")
     return DeployEvent(step=step, model=version.model, version=version.version, message=message)

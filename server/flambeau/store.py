@@ -10,16 +10,33 @@ import re
 import shutil
 import tempfile
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from flambeau.archive import digest, unpack
 from flambeau.errors import ArchiveError, ModelNotFound
+from flambeau.manifest import Manifest
 from flambeau.unpack_limits import UnpackLimits
 from flambeau.written_aside import written_aside
 
 ARCHIVE_SUFFIX = ".mar"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unpacked:
+    """An archive's content in a directory of its own.
+
+    Attributes:
+        directory: Where it is.
+        digest: The archive's sha256, in hexadecimal.
+        manifest: What the archive says about itself.
+    """
+
+    directory: Path
+    digest: str
+    manifest: Manifest
 
 
 class ModelStore:
@@ -124,29 +141,29 @@ class ModelStore:
             raise ArchiveError(f"{path} cannot be copied to {target}: {error}") from error
         return target
 
-    def unpack(self, archive_path: Path) -> Path:
+    def unpack(self, archive_path: Path) -> Unpacked:
         """Unpack an archive into a new directory of its own.
 
         Returns:
-            `<scratch>/<first 16 digits of the archive's sha256>-<unique>`; the caller may remove it
-            sooner than `close` does.
+            Where it is, `<scratch>/<first 16 digits of the archive's sha256>-<unique>`, and what
+            was learnt on the way. The caller may remove the directory sooner than `close` does.
 
         Raises:
             ArchiveError: Not an archive, or unsafe to unpack; nothing is left behind.
         """
         if archive_path.is_symlink():
             raise ArchiveError(f"{archive_path} is a link; put the archive itself there")
-        key = digest(archive_path)[:16]
+        sha256 = digest(archive_path)
         with self._lock:  # models are unpacked by several threads at a time
             if self._scratch is None:
                 self._scratch = Path(tempfile.mkdtemp(prefix="flambeau-", dir=self._scratch_parent))
-        into = Path(tempfile.mkdtemp(prefix=f"{key}-", dir=self._scratch))
+        into = Path(tempfile.mkdtemp(prefix=f"{sha256[:16]}-", dir=self._scratch))
         try:
-            unpack(archive_path, into, limits=self._limits)
+            manifest = unpack(archive_path, into, limits=self._limits)
         except BaseException:
             into.rmdir()
             raise
-        return into
+        return Unpacked(directory=into, digest=sha256, manifest=manifest)
 
     def close(self) -> None:
         """Remove everything that was unpacked; the store can be used again."""

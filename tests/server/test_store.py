@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.archive import digest, write_archive
+from flambeau.archive import digest, read_manifest, write_archive
 from flambeau.errors import ArchiveError, ModelNotFound
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.store import ModelStore
@@ -173,7 +173,9 @@ def test_each_unpacking_has_its_own_directory_until_the_store_closes(
     scratch.mkdir()
     with ModelStore(store.directory, scratch=scratch) as opened:
         archive = opened.find("digits.mar")
-        first, second = opened.unpack(archive), opened.unpack(archive)
+        unpacked = opened.unpack(archive)
+        first, second = unpacked.directory, opened.unpack(archive).directory
+        assert (unpacked.digest, unpacked.manifest) == (digest(archive), read_manifest(archive))
         assert first != second
         assert first.name.startswith(digest(archive)[:16])
         assert (first / "model.pt").read_bytes() == b"weights"
@@ -190,7 +192,7 @@ def test_archives_unpacked_at_the_same_time_share_one_scratch_directory(
     with ModelStore(store.directory, scratch=scratch) as opened:
         with ThreadPoolExecutor(8) as pool:
             unpacked = list(pool.map(opened.unpack, [opened.find("digits.mar")] * 8))
-        assert len(set(unpacked)) == 8
+        assert len({each.directory for each in unpacked}) == 8
         assert len(list(scratch.iterdir())) == 1
     assert list(scratch.iterdir()) == []
 
