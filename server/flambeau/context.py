@@ -36,8 +36,12 @@ class RequestProcessor:
         return cls(header)
 
     def get_request_property(self, key: str) -> Any:  # noqa: ANN401  # text, or an input's headers
-        """The header spelt exactly like this, or None."""
-        return self._request_header.get(key)
+        """The header spelt exactly like this, else in lower case, else None.
+
+        The front hands on names in lower case, as ASGI has them; handlers ask for `Content-Type`.
+        """
+        found = self._request_header.get(key)
+        return self._request_header.get(key.lower()) if found is None else found
 
     def get_request_properties(self) -> dict[str, Any]:
         return self._request_header
@@ -124,7 +128,7 @@ class Context:
         return self.request_ids.get(idx)
 
     def get_request_header(self, idx: int, key: str) -> Any:  # noqa: ANN401  # as above
-        """A client header, spelt as the client sent it, or None."""
+        """A client header under its usual spelling or in lower case, or None."""
         return self.request_processor[idx].get_request_property(key)
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:

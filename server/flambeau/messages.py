@@ -59,7 +59,8 @@ class InferenceRequest(msgspec.Struct, frozen=True):
 
     Attributes:
         request_id: The id that is in the response header and in every log line about the request.
-        headers: Client headers, spelt and ordered as sent, then those the front adds.
+        headers: Client headers as ASGI has them, ordered as sent, names in lower case, then those
+            the front adds.
         inputs: At least one part.
     """
 

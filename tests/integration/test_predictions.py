@@ -99,6 +99,7 @@ def test_the_query_is_not_given_to_the_handler(server: Server) -> None:
 
 def test_client_headers_reach_the_handler_with_those_the_server_adds(server: Server) -> None:
     response = server.inference.post("/predictions/echo", json={}, headers={"x-tenant": "blue"})
+    assert response.json()["tenant"] == "blue"  # asked for as X-Tenant
     headers = response.json()["headers"]
     assert {key: headers[key] for key in ("x-tenant", "url_path", "explain", "body")} == {
         "x-tenant": "blue",

@@ -195,6 +195,13 @@ def test_header_names_are_looked_up_as_they_were_spelt(tmp_path: Path) -> None:
     assert asked.get_request_header(1, "body") == "mine"
 
 
+def test_a_header_in_lower_case_is_found_by_its_usual_spelling(tmp_path: Path) -> None:
+    asked = context(tmp_path)
+    asked.begin_batch([request([("x-key", "1")])])
+    assert asked.get_request_header(0, "X-Key") == "1"
+    assert asked.get_request_header(0, "X-Other") is None
+
+
 def test_a_context_can_be_told_about_answers_while_the_model_loads(tmp_path: Path) -> None:
     loading = context(tmp_path)
     loading.set_response_status(500, "Too early", 0)

@@ -18,6 +18,7 @@ def handle(data: list[Row] | None, context: Context) -> list[dict[str, Any]]:
             "request_id": context.get_request_id(idx),
             "inputs": {name: _shown(value) for name, value in row.items()},
             "headers": context.get_all_request_header(idx),
+            "tenant": context.get_request_header(idx, "X-Tenant"),
         }
         for idx, row in enumerate(data or [])
     ]
