@@ -12,10 +12,12 @@ import ipaddress
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar
 
 from flambeau.errors import ConfigError
+from flambeau.messages import SEQUENCE_HEADERS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -54,6 +56,17 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class MetricsMode(str, Enum):
+    """Where TorchServe's metrics go."""
+
+    PROMETHEUS = "prometheus"
+    LOG = "log"
+    LEGACY = "legacy"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 def _help(text: str) -> dict[str, str]:
     """Metadata of a field: the sentence that `--help` and the docs show."""
     return {"help": text}
@@ -73,6 +86,15 @@ class ServeConfig:
     )
     metrics_address: Address = field(
         default=Address("127.0.0.1", 8082), metadata=_help("where Prometheus scrapes, HOST:PORT")
+    )
+    grpc: bool = field(default=True, metadata=_help("answer over gRPC, too"))
+    grpc_inference_address: Address = field(
+        default=Address("127.0.0.1", 7070),
+        metadata=_help("where predictions are answered over gRPC, HOST:PORT"),
+    )
+    grpc_management_address: Address = field(
+        default=Address("127.0.0.1", 7071),
+        metadata=_help("where models are managed over gRPC, HOST:PORT"),
     )
     allow_remote_management: bool = field(
         default=False,
@@ -134,6 +156,95 @@ class ServeConfig:
             "a worker is idle"
         ),
     )
+    token_auth: bool = field(
+        default=False, metadata=_help("ask for a token with every inference and management call")
+    )
+    token_expiration_min: float = field(
+        default=60.0, metadata=_help("minutes until a token must be renewed")
+    )
+    token_status_400: bool = field(
+        default=False,
+        metadata=_help("answer 400 to a wrong token, as TorchServe does, instead of 401 or 403"),
+    )
+    key_file: Path = field(
+        default=Path("key_file.json"), metadata=_help("where the tokens are written at the start")
+    )
+    certificate_file: Path | None = field(
+        default=None, metadata=_help("TLS certificate chain, PEM; switches TLS on")
+    )
+    private_key_file: Path | None = field(
+        default=None, metadata=_help("private key of the certificate, PEM")
+    )
+    cors_allowed_origin: str = field(
+        default="", metadata=_help("Access-Control-Allow-Origin of every response")
+    )
+    cors_allowed_methods: str = field(
+        default="", metadata=_help("Access-Control-Allow-Methods of every response")
+    )
+    cors_allowed_headers: str = field(
+        default="", metadata=_help("Access-Control-Allow-Headers of every response")
+    )
+    allowed_urls: tuple[str, ...] = field(
+        default=(),
+        metadata=_help(
+            "regular expressions of addresses that archives may be fetched from; none: the model "
+            "store only"
+        ),
+    )
+    install_py_dep_per_model: bool = field(
+        default=False, metadata=_help("install each archive's requirements for its workers")
+    )
+    default_service_handler: str = field(
+        default="", metadata=_help("handler of archives that name none")
+    )
+    service_envelope: str = field(
+        default="", metadata=_help("envelope around every handler: body, json, kserve or kservev2")
+    )
+    decode_input_request: bool = field(
+        default=True, metadata=_help("hand JSON and text to handlers decoded")
+    )
+    limit_max_image_pixels: bool = field(
+        default=True, metadata=_help("refuse images of more pixels than Pillow thinks safe")
+    )
+    open_inference_protocol: bool = field(
+        default=True, metadata=_help("answer the Open Inference Protocol's routes, too")
+    )
+    sequence_id_header: str = field(
+        default=SEQUENCE_HEADERS[0], metadata=_help("header with the id of a sequence of requests")
+    )
+    sequence_start_header: str = field(
+        default=SEQUENCE_HEADERS[1], metadata=_help("header that begins a sequence")
+    )
+    sequence_end_header: str = field(
+        default=SEQUENCE_HEADERS[2], metadata=_help("header that ends a sequence")
+    )
+    metrics_mode: MetricsMode = field(
+        default=MetricsMode.PROMETHEUS,
+        metadata=_help("where TorchServe's metrics go: prometheus, log or legacy"),
+    )
+    metrics_config: Path | None = field(
+        default=None, metadata=_help("metrics.yaml; what it does not list is dropped")
+    )
+    model_metrics_auto_detect: bool = field(
+        default=False, metadata=_help("take metrics from handlers that no metrics.yaml lists")
+    )
+    system_metrics: bool = field(
+        default=True, metadata=_help("sample CPU, memory, disk and GPU use of the machine")
+    )
+    metric_time_interval_s: float = field(
+        default=60.0, metadata=_help("seconds between two samples of the machine")
+    )
+    blacklist_env_vars: str = field(
+        default="",
+        metadata=_help("regular expression of environment variables hidden from workers"),
+    )
+    initial_worker_port: int = field(
+        default=9000, metadata=_help("number of the first worker, as TorchServe counts them")
+    )
+    use_torchserve_package: bool = field(
+        default=False,
+        metadata=_help("let handlers import `ts` from an installed torchserve, not from Flambeau"),
+    )
     access_log: bool = field(default=True, metadata=_help("log one line per request"))
     log_level: str = field(default="INFO", metadata=_help("DEBUG, INFO, WARNING or ERROR"))
 
@@ -143,6 +254,8 @@ class ServeConfig:
         for name in ("default_workers_per_model", "drain_timeout_s", "drain_delay_s"):
             _require(self, name, minimum=0)
         for name in ("default_response_timeout_s", "default_startup_timeout_s", "keep_alive_s"):
+            _require(self, name, minimum=0.001)
+        for name in ("token_expiration_min", "metric_time_interval_s"):
             _require(self, name, minimum=0.001)
         _require(self, "num_gpus", minimum=-1)
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
@@ -232,6 +345,13 @@ def _float(value: object) -> float:
         raise ValueError("give a number of seconds") from None
 
 
+def _metrics_mode(text: str) -> MetricsMode:
+    try:
+        return MetricsMode(text.lower())
+    except ValueError:
+        raise ValueError("give prometheus, log or legacy") from None
+
+
 def _names(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -242,7 +362,9 @@ def _names(value: object) -> tuple[str, ...]:
 
 _CONVERTERS: dict[str, Callable[[object], object]] = {
     "Address": lambda value: Address.parse(str(value)),
+    "MetricsMode": lambda value: _metrics_mode(str(value)),
     "Path": lambda value: Path(str(value)),
+    "Path | None": lambda value: Path(str(value)) if str(value) else None,
     "bool": _bool,
     "int": _int,
     "float": _float,

@@ -3,19 +3,23 @@
     FlambeauError
     |- ConfigError             whoever wrote the setting
     |- ArchiveError            whoever made the archive
+    |  `- DownloadFailed         its address cannot be fetched
     |- ExportError             whoever exports the model
     |- RequestError            the caller
     |  |- InvalidInput           the body does not fit the model
     |  |- UnsupportedContentType the body is of a kind the handler cannot read
     |  |- BodyTooLarge           the body is over the limit
     |  |- BadParameter           a query value or JSON field is missing or wrong
+    |  |- Unauthorized           no token, or none that is valid
+    |  |- Forbidden              the token is for something else
     |  |- NotFound               no such route, model, version or archive
     |  |- MethodNotAllowed       the route exists, the method does not
     |  |- DefaultVersionInUse    the default version cannot be removed while others exist
     |  `- Conflict               the request contradicts the present state
     |- Overloaded              time: try again later
     |  |- QueueFull              too many requests wait already
-    |  `- NoWorker               nothing serves this version at the moment
+    |  |- NoWorker               nothing serves this version at the moment
+    |  `- DeadlineExceeded       the request waited longer than its model allows
     `- WorkerError             us, or the model's author
        |- WorkerDied             the process ended during the call
        |- WorkerTimeout          the call outlasted its deadline
@@ -42,6 +46,10 @@ class ArchiveError(FlambeauError):
     """An archive is unreadable, incomplete or unsafe to unpack."""
 
 
+class DownloadFailed(ArchiveError):  # noqa: N818
+    """An archive's address cannot be fetched."""
+
+
 class ExportError(FlambeauError):
     """A model cannot be exported, or the archive does not compute what the model computes."""
 
@@ -64,6 +72,14 @@ class BodyTooLarge(RequestError):  # noqa: N818
 
 class BadParameter(RequestError):  # noqa: N818
     """A query value or JSON field is missing or wrong."""
+
+
+class Unauthorized(RequestError):  # noqa: N818
+    """The request carries no token, or none that is valid now."""
+
+
+class Forbidden(RequestError):  # noqa: N818
+    """The token is valid, but not for this."""
 
 
 class NotFound(RequestError):  # noqa: N818
@@ -110,6 +126,10 @@ class NoWorker(Overloaded):
     """The version has no worker that is ready or becoming ready."""
 
 
+class DeadlineExceeded(Overloaded):
+    """The request's own deadline passed before it was answered."""
+
+
 class WorkerError(FlambeauError):
     """The worker, or the model in it, failed; the request may be fine."""
 
@@ -123,7 +143,15 @@ class WorkerTimeout(WorkerError):  # noqa: N818
 
 
 class HandlerFailed(WorkerError):  # noqa: N818
-    """The handler raised, or returned something that is not one sendable item per request."""
+    """The handler raised, or returned something that is not one sendable item per request.
+
+    Attributes:
+        status: The HTTP status that the handler chose for it, or None.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class OutOfResources(WorkerError):  # noqa: N818

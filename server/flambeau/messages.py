@@ -9,11 +9,17 @@ worker runs the model author's code and is not trusted.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+
+SEQUENCE_HEADERS: Final = (  # TorchServe's defaults
+    "ts_request_sequence_id",
+    "ts_request_sequence_start",
+    "ts_request_sequence_end",
+)
 
 
 class FailureKind(str, Enum):
@@ -38,6 +44,50 @@ class LoadStage(str, Enum):
     def text(self) -> str:
         """The stage in a sentence."""
         return self.value.replace("_", " ")
+
+
+class MetricKind(str, Enum):
+    """How a metric's values add up."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class MetricSpec(msgspec.Struct, frozen=True):
+    """A metric that handlers may emit, as the metrics configuration lists it.
+
+    Attributes:
+        name: The series' name.
+        unit: TorchServe's unit word, e.g. `ms` or `count`.
+        kind: How its values add up.
+        dimensions: Label names, in the order in which values are given.
+    """
+
+    name: str
+    unit: str
+    kind: MetricKind
+    dimensions: list[str]
+
+
+class MetricSample(msgspec.Struct, frozen=True):
+    """One value that a handler emitted.
+
+    Attributes:
+        name: The metric's name.
+        unit: TorchServe's unit word.
+        kind: How it adds up with the values before.
+        value: The increment of a counter, the value of a gauge, one observation of a histogram.
+        dimensions: Label names with their values.
+        request_ids: The request it belongs to, or several separated by commas, or empty.
+    """
+
+    name: str
+    unit: str
+    kind: MetricKind
+    value: float
+    dimensions: list[tuple[str, str]]
+    request_ids: str
 
 
 class Input(msgspec.Struct, frozen=True):
@@ -82,6 +132,12 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
         num_threads: Threads one operation of the model may use on the CPU, 1 or more.
         max_response_bytes: The most bytes one answer may have.
         server_version: What handlers read as `server_version`.
+        service_envelope: The envelope around the handler, e.g. `kserve`, or None.
+        decode_inputs: Whether JSON and text reach the handler decoded.
+        limit_max_image_pixels: What handlers read as `limit_max_image_pixels`.
+        model_metrics: The metrics that handlers may emit.
+        metrics_auto_detect: Whether they may emit others, too.
+        sequence_headers: Names of the headers that carry a sequence's id, start and end.
     """
 
     model_name: str
@@ -93,6 +149,12 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
     num_threads: int
     max_response_bytes: int
     server_version: str
+    service_envelope: str | None = None
+    decode_inputs: bool = True
+    limit_max_image_pixels: bool = True
+    model_metrics: list[MetricSpec] = []
+    metrics_auto_detect: bool = False
+    sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):
@@ -108,11 +170,13 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
         load_s: Seconds in importing the handler and loading the model.
         warm_up_s: Seconds in warming up and checking.
         check: What the self-check on the archive's samples found, for people to read.
+        metrics: What the handler emitted on the way.
     """
 
     load_s: float
     warm_up_s: float
     check: str
+    metrics: list[MetricSample] = []
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
@@ -158,10 +222,33 @@ class Reply(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failure(msgspec.Struct, frozen=True, tag=True):
-    """One request's failure; never an exception object."""
+    """One request's failure; never an exception object.
+
+    Attributes:
+        kind: Which of our errors the front raises.
+        message: Its text.
+        status: The HTTP status the handler chose for it, or None.
+    """
 
     kind: FailureKind
     message: str
+    status: int | None = None
+
+
+class Chunk(msgspec.Struct, frozen=True, tag=True):
+    """One part of one request's streamed answer, sent while the handler is still at work.
+
+    The first part carries status and headers; the request's result in `BatchDone` is the last.
+
+    Attributes:
+        batch_id: The `RunBatch` it belongs to.
+        place: The request's place in that batch.
+        reply: The part.
+    """
+
+    batch_id: int
+    place: int
+    reply: Reply
 
 
 class BatchDone(msgspec.Struct, frozen=True, tag=True):
@@ -171,12 +258,14 @@ class BatchDone(msgspec.Struct, frozen=True, tag=True):
         batch_id: The `RunBatch` this answers.
         results: As many as the batch had requests.
         handler_s: Seconds the handler call took.
+        metrics: What the handler emitted on the way.
     """
 
     batch_id: int
     results: list[Reply | Failure]
     handler_s: float
+    metrics: list[MetricSample] = []
 
 
 ToWorker: TypeAlias = LoadModel | RunBatch
-ToFront: TypeAlias = LoadProgress | Loaded | LoadFailed | BatchDone
+ToFront: TypeAlias = LoadProgress | Loaded | LoadFailed | Chunk | BatchDone

@@ -33,6 +33,19 @@ class ModelSettings:
         job_queue_size: Requests that may wait, 1 or more.
         device_type: `cpu` or `gpu`; None takes GPUs when there are any.
         device_ids: GPUs to use; None for all.
+        client_timeout_ms: Milliseconds from a request's arrival to its answer; 0 for no limit.
+        use_job_ticket: Take a request only when a worker is idle.
+        sequence_batching: Requests of one sequence go to one worker, in order.
+        continuous_batching: Requests join and leave a running batch between handler calls.
+        sequence_max_idle_ms: Milliseconds after which a silent sequence ends; 0 for never.
+        sequence_timeout_ms: Milliseconds after which any sequence ends; 0 for never.
+        max_num_sequence: Sequences per worker at a time, 1 or more.
+        max_sequence_job_queue_size: Requests that may wait per sequence, 1 or more.
+        async_communication: The handler is a coroutine and answers requests as they come.
+        use_venv: Its requirements get an environment of their own.
+        parallel_type: `pp`, `tp`, `pptp`, `custom`, or empty for one process per worker.
+        parallel_level: GPUs (and processes) per worker, 1 or more.
+        retry: Whether requests of a batch that failed may be run again, apart from each other.
     """
 
     min_workers: int = 0
@@ -45,6 +58,19 @@ class ModelSettings:
     job_queue_size: int = 100
     device_type: str | None = None
     device_ids: tuple[int, ...] | None = None
+    client_timeout_ms: int = 0
+    use_job_ticket: bool = False
+    sequence_batching: bool = False
+    continuous_batching: bool = False
+    sequence_max_idle_ms: int = 0
+    sequence_timeout_ms: int = 0
+    max_num_sequence: int = 1
+    max_sequence_job_queue_size: int = 1
+    async_communication: bool = False
+    use_venv: bool = False
+    parallel_type: str = ""
+    parallel_level: int = 1
+    retry: bool = True
 
     def __post_init__(self) -> None:
         limits = {
@@ -55,6 +81,12 @@ class ModelSettings:
             "response_timeout": (self.response_timeout_s, 0.001, 86400),
             "startup_timeout": (self.startup_timeout_s, 0.001, 86400),
             "job_queue_size": (self.job_queue_size, 1, 1_000_000),
+            "clientTimeoutInMills": (self.client_timeout_ms, 0, 86_400_000),
+            "sequenceMaxIdleMSec": (self.sequence_max_idle_ms, 0, 86_400_000_000),
+            "sequenceTimeoutMSec": (self.sequence_timeout_ms, 0, 86_400_000_000),
+            "maxNumSequence": (self.max_num_sequence, 1, 1_000_000),
+            "maxSequenceJobQueueSize": (self.max_sequence_job_queue_size, 1, 1_000_000),
+            "parallelLevel": (self.parallel_level, 1, 1024),
         }
         for name, (value, low, high) in limits.items():
             if not low <= value <= high:
@@ -72,7 +104,7 @@ class ModelSettings:
             value = document.get(key)
             if value is None:
                 continue
-            if isinstance(value, kind) and not isinstance(value, bool):
+            if isinstance(value, kind) and isinstance(value, bool) is (kind is bool):
                 changes[name] = tuple(value) if isinstance(value, list) else value
             else:
                 _log.warning("model YAML key %s is %r; expected %s; ignored", key, value, kind)
@@ -98,4 +130,17 @@ _YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "jobQueueSize": ("job_queue_size", int),
     "deviceType": ("device_type", str),
     "deviceIds": ("device_ids", list),
+    "clientTimeoutInMills": ("client_timeout_ms", int),
+    "useJobTicket": ("use_job_ticket", bool),
+    "sequenceBatching": ("sequence_batching", bool),
+    "continuousBatching": ("continuous_batching", bool),
+    "sequenceMaxIdleMSec": ("sequence_max_idle_ms", int),
+    "sequenceTimeoutMSec": ("sequence_timeout_ms", int),
+    "maxNumSequence": ("max_num_sequence", int),
+    "maxSequenceJobQueueSize": ("max_sequence_job_queue_size", int),
+    "asyncCommunication": ("async_communication", bool),
+    "useVenv": ("use_venv", bool),
+    "parallelType": ("parallel_type", str),
+    "parallelLevel": ("parallel_level", int),
+    "retry": ("retry", bool),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,8 @@ class Package:
         model_dir: Where it is unpacked.
         manifest: What it says about itself.
         handler: Overrides the manifest's handler when not None.
+        python: The interpreter of its workers; None for the server's own.
+        downloaded: The copy in the store that goes away with the version, or None.
         at_startup: Whether it is served since the server started.
     """
 
@@ -57,6 +60,8 @@ class Package:
     model_dir: Path
     manifest: Manifest
     handler: str | None = None
+    python: Path | None = None
+    downloaded: Path | None = None
     at_startup: bool = False
 
 
@@ -69,6 +74,7 @@ class Host:
         environment: The environment of every worker.
         max_response_bytes: Largest answer.
         fixed_batch_window: Hold batches back as TorchServe does.
+        worker_module: What `python -m` runs as a worker.
         worker_ids: Numbers for workers, rising from 9000 as TorchServe's ports did.
     """
 
@@ -76,6 +82,7 @@ class Host:
     environment: Mapping[str, str]
     max_response_bytes: int
     fixed_batch_window: bool = False
+    worker_module: str = "flambeau.worker"
     worker_ids: Iterator[int] = field(default_factory=lambda: itertools.count(9000))
 
 
@@ -251,6 +258,7 @@ class ModelVersion(SlotObserver):
             worker_id=str(next(self._host.worker_ids)),
             load=self._load_message(device=self._device()),
             environment=self._host.environment,
+            command=(self.package.python or Path(sys.executable), self._host.worker_module),
             startup_timeout_s=settings.startup_timeout_s,
             response_timeout_s=settings.response_timeout_s,
             max_retry_timeout_s=settings.max_retry_timeout_s,

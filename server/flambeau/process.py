@@ -21,6 +21,7 @@ from flambeau import wire
 from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerTimeout
 from flambeau.messages import (
     BatchDone,
+    Chunk,
     FailureKind,
     InferenceRequest,
     Loaded,
@@ -81,6 +82,7 @@ class WorkerProcess:
         load: LoadModel,
         *,
         environment: Mapping[str, str],
+        command: tuple[Path, str] = (Path(sys.executable), "flambeau.worker"),
         response_timeout_s: float,
         on_output: OnOutput,
     ) -> WorkerProcess:
@@ -89,6 +91,7 @@ class WorkerProcess:
         Args:
             load: What to load, and the limits of every batch to come.
             environment: The worker's whole environment.
+            command: The interpreter, and the module it runs.
             response_timeout_s: Longest time one batch may take.
             on_output: Called with each line the process prints.
 
@@ -98,8 +101,7 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "flambeau.worker", "--fd", str(theirs.fileno())),
+                *(str(command[0]), "-m", command[1], "--fd", str(theirs.fileno())),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
@@ -174,7 +176,7 @@ class WorkerProcess:
                     raise (OutOfResources if memory else LoadFailed)(
                         f"{message.stage.text} failed: {message.message}"
                     )
-                case BatchDone():
+                case BatchDone() | Chunk():
                     await self.kill()
                     raise WorkerDied("the worker broke the protocol before it was ready")
 

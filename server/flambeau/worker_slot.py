@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 
 from flambeau.batcher import Batcher
 from flambeau.errors import LoadFailed, WorkerDied, WorkerError
@@ -48,6 +49,7 @@ class WorkerSpec:
         worker_id: What people call it; 9000 and up, as TorchServe's were.
         load: What it loads, and on which device.
         environment: Its whole environment.
+        command: The interpreter, and the module it runs.
         startup_timeout_s: Seconds it may take to be ready.
         response_timeout_s: Seconds one batch may take.
         max_retry_timeout_s: Seconds of failing in a row after which it is given up.
@@ -56,6 +58,7 @@ class WorkerSpec:
     worker_id: str
     load: LoadModel
     environment: Mapping[str, str]
+    command: tuple[Path, str]
     startup_timeout_s: float
     response_timeout_s: float
     max_retry_timeout_s: float
@@ -153,6 +156,7 @@ class WorkerSlot:
         process = await WorkerProcess.start(
             self.spec.load,
             environment=self.spec.environment,
+            command=self.spec.command,
             response_timeout_s=self.spec.response_timeout_s,
             on_output=self._on_output,
         )

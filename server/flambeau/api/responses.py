@@ -21,6 +21,7 @@ METHOD_TEXT = "Requested method is not allowed, please refer to API document."
 STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.ConfigError: (400, "BadRequestException"),
     errors.ArchiveError: (400, "InvalidModelException"),
+    errors.DownloadFailed: (400, "DownloadArchiveException"),
     errors.RequestError: (400, "BadRequestException"),
     errors.UnsupportedContentType: (415, "UnsupportedMediaTypeException"),
     errors.BodyTooLarge: (413, "RequestEntityTooLargeException"),
@@ -29,8 +30,11 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.ModelVersionNotFound: (404, "ModelVersionNotFoundException"),
     errors.MethodNotAllowed: (405, "MethodNotAllowedException"),
     errors.DefaultVersionInUse: (403, "InvalidModelVersionException"),
+    errors.Unauthorized: (401, "InvalidKeyException"),
+    errors.Forbidden: (403, "InvalidKeyException"),
     errors.Conflict: (409, "ConflictStatusException"),
     errors.Overloaded: (503, "ServiceUnavailableException"),
+    errors.DeadlineExceeded: (408, "RequestTimeoutException"),
     errors.WorkerError: (500, "InternalServerException"),
     errors.HandlerFailed: (503, "InternalServerException"),
     errors.WorkerTimeout: (504, "InternalServerException"),
@@ -56,6 +60,8 @@ def status_message(text: str, *, code: int = 200) -> PrettyJSON:
 def error_response(error: BaseException, *, headers: Mapping[str, str] | None = None) -> PrettyJSON:
     """The answer to a request that failed with `error`."""
     code, kind = next((STATUS[base] for base in type(error).__mro__ if base in STATUS), _UNEXPECTED)
+    if isinstance(error, errors.HandlerFailed) and error.status is not None:
+        code = error.status
     if isinstance(error, errors.WorkerError) and error.__cause__ is not None:
         return error_body(code, kind, str(error), reason=str(error.__cause__))
     extra = dict(headers or {})

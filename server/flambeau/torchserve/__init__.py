@@ -1,0 +1,1 @@
+"""Everything whose only reason is compatibility with TorchServe."""
