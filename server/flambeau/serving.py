@@ -20,7 +20,8 @@ from starlette.types import ASGIApp
 
 from flambeau.api.health import health_router
 from flambeau.api.inference import inference_router
-from flambeau.api.management import ManagementAPI
+from flambeau.api.management import management_router
+from flambeau.api.operations import Operations
 from flambeau.app import Audience, create_app
 from flambeau.config import Address, ServeConfig
 from flambeau.devices import DeviceCycle, count_gpus
@@ -162,12 +163,14 @@ def _apps(
             inference_router(registry, max_request_bytes=config.max_request_bytes),
         ],
         Audience.MANAGEMENT: [
-            ManagementAPI(
-                registry,
-                packages,
-                enable_model_api=config.enable_model_api,
-                default_workers=config.default_workers_per_model,
-            ).router(),
+            management_router(
+                Operations(
+                    registry,
+                    packages,
+                    enable_model_api=config.enable_model_api,
+                    default_workers=config.default_workers_per_model,
+                )
+            ),
         ],
         Audience.METRICS: [_metrics_router(metrics)],
     }

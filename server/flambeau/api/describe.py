@@ -7,13 +7,21 @@ Field names and order are TorchServe's; `status`, `reason`, `archiveDigest` and 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from flambeau.model_version import ModelVersion
 from flambeau.worker_slot import WorkerSlot, WorkerState
 
 
-def describe_version(version: ModelVersion) -> dict[str, object]:
-    """One version as TorchServe describes it, then our own fields."""
+def describe_version(
+    version: ModelVersion, *, gpu_usage: Mapping[str, str] | None = None
+) -> dict[str, object]:
+    """One version as TorchServe describes it, then our own fields.
+
+    Args:
+        version: What to describe.
+        gpu_usage: What to say of each device, by its name, e.g. `cuda:0`.
+    """
     settings, package = version.settings, version.package
     on_gpu = any(slot.spec.load.device != "cpu" for slot in version.slots)
     ids = {} if settings.device_ids is None else {"deviceIds": list(settings.device_ids)}
@@ -29,21 +37,21 @@ def describe_version(version: ModelVersion) -> dict[str, object]:
         "responseTimeout": _whole(settings.response_timeout_s),
         "startupTimeout": _whole(settings.startup_timeout_s),
         "maxRetryTimeoutInSec": _whole(settings.max_retry_timeout_s),
-        "clientTimeoutInMills": 0,
-        "parallelType": "",
-        "parallelLevel": 1,
+        "clientTimeoutInMills": settings.client_timeout_ms,
+        "parallelType": settings.parallel_type,
+        "parallelLevel": settings.parallel_level,
         "deviceType": "gpu" if on_gpu else "cpu",
         **ids,
-        "continuousBatching": False,
-        "useJobTicket": False,
-        "useVenv": False,
-        "stateful": False,
-        "sequenceMaxIdleMSec": 0,
-        "sequenceTimeoutMSec": 0,
-        "maxNumSequence": 1,
-        "maxSequenceJobQueueSize": 1,
+        "continuousBatching": settings.continuous_batching,
+        "useJobTicket": settings.use_job_ticket,
+        "useVenv": settings.use_venv,
+        "stateful": settings.sequence_batching,
+        "sequenceMaxIdleMSec": settings.sequence_max_idle_ms,
+        "sequenceTimeoutMSec": settings.sequence_timeout_ms,
+        "maxNumSequence": settings.max_num_sequence,
+        "maxSequenceJobQueueSize": settings.max_sequence_job_queue_size,
         "loadedAtStartup": package.at_startup,
-        "workers": [_describe_worker(slot) for slot in version.slots],
+        "workers": [_describe_worker(slot, gpu_usage or {}) for slot in version.slots],
         "jobQueueStatus": {
             "remainingCapacity": version.queue_room,
             "pendingRequests": version.num_waiting,
@@ -54,19 +62,19 @@ def describe_version(version: ModelVersion) -> dict[str, object]:
     }
 
 
-def _describe_worker(slot: WorkerSlot) -> dict[str, object]:
+def _describe_worker(slot: WorkerSlot, gpu_usage: Mapping[str, str]) -> dict[str, object]:
     started = time.localtime(slot.started_at)
     milliseconds = int(slot.started_at % 1 * 1000)
     ready = slot.state is WorkerState.READY
-    on_gpu = slot.spec.load.device != "cpu"
+    device = slot.spec.load.device
     return {
         "id": slot.spec.worker_id,
         "startTime": f"{time.strftime('%Y-%m-%dT%H:%M:%S', started)}.{milliseconds:03d}Z",
         "status": "READY" if ready else "UNLOADING",
         "memoryUsage": slot.process.memory_bytes if slot.process else 0,
         "pid": slot.process.pid if slot.process else 0,
-        "gpu": on_gpu,
-        "gpuUsage": f"gpuId::{slot.spec.load.device.removeprefix('cuda:')}" if on_gpu else "N/A",
+        "gpu": device != "cpu",
+        "gpuUsage": gpu_usage.get(device, "N/A"),
         "state": slot.state.value,
         "stage": slot.stage.value,
         "selfCheck": slot.check,

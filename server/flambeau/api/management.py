@@ -1,282 +1,150 @@
 """The management listener's routes: register, deploy, scale, describe, list, set default, remove.
 
-Paths, parameters, statuses and texts are TorchServe's; `deploy` is ours.
+HTTP only: what the routes do is in `operations.py`, which gRPC shares.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
 import msgspec
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from flambeau.api.body import read_body
-from flambeau.api.describe import describe_version
-from flambeau.api.responses import METHOD_TEXT, PrettyJSON, status_message
+from flambeau.api.openapi import PARAMETERS, document_of
+from flambeau.api.operations import Answer, Operations
+from flambeau.api.parameters import Parameters
+from flambeau.api.responses import PrettyJSON
 from flambeau.deployment import DeployEvent
-from flambeau.errors import BadParameter, LoadFailed, MethodNotAllowed, OutOfResources, WorkerError
-from flambeau.model_settings import ModelSettings
-from flambeau.model_version import ModelVersion
-from flambeau.packages import PackageLoader
-from flambeau.registry import Registration, Registry
 
-_T = TypeVar("_T")
 _MAX_JSON_BYTES = 1 << 20
-_PAGE = 100
 
 
-class ManagementAPI:
-    """Routes that change and show what is served."""
+def management_router(operations: Operations) -> APIRouter:
+    """The table of routes; operation ids are TorchServe's, and `deployModel` is ours."""
+    router = APIRouter()
+    routes = _Routes(operations)
+    one, version = "/models/{model_name}", "/models/{model_name}/{model_version}"
+    for method, path, endpoint, operation_id in (
+        ("POST", "/models", routes.register, "registerModel"),
+        ("GET", "/models", routes.list_models, "listModels"),
+        ("POST", one + "/deploy", routes.deploy, "deployModel"),
+        ("GET", one, routes.describe, "describeModel"),
+        ("PUT", one, routes.scale, "setAutoScale"),
+        ("DELETE", one, routes.unregister, "unregisterModel"),
+        ("GET", version, routes.describe_version, "version_describeModel"),
+        ("PUT", version, routes.scale_version, "version_setAutoScale"),
+        ("DELETE", version, routes.unregister_version, "version_unregisterModel"),
+        ("PUT", version + "/set-default", routes.set_default, "setDefault"),
+        ("GET", "/v1/models/{model_name}", routes.readiness, "modelReady"),
+    ):
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            operation_id=operation_id,
+            openapi_extra={"parameters": PARAMETERS.get(operation_id, [])},
+        )
+    for path in (one, version):
+        router.add_api_route(
+            path, routes.describe_routes, methods=["OPTIONS"], include_in_schema=False
+        )
+    return router
 
-    def __init__(
-        self,
-        registry: Registry,
-        packages: PackageLoader,
-        *,
-        enable_model_api: bool,
-        default_workers: int,
-    ) -> None:
-        """Routes over one registry.
 
-        Args:
-            registry: What is served.
-            packages: Opens archives.
-            enable_model_api: Whether models may be registered, deployed and removed.
-            default_workers: `initial_workers` of a registration that names none.
-        """
-        self._registry = registry
-        self._packages = packages
-        self._enable_model_api = enable_model_api
-        self._default_workers = default_workers
+class _Routes:
+    """One method per route: read the arguments, run the operation, write its answer."""
 
-    def router(self) -> APIRouter:
-        """The table of routes; operation ids are TorchServe's."""
-        router = APIRouter()
-        one, version = "/models/{model_name}", "/models/{model_name}/{model_version}"
-        for method, path, endpoint, operation_id in (
-            ("POST", "/models", self.register, "registerModel"),
-            ("GET", "/models", self.list_models, "listModels"),
-            ("POST", one + "/deploy", self.deploy, "deployModel"),
-            ("GET", one, self.describe, "describeModel"),
-            ("PUT", one, self.scale, "setAutoScale"),
-            ("DELETE", one, self.unregister, "unregisterModel"),
-            ("GET", version, self.describe_version, "version_describeModel"),
-            ("PUT", version, self.scale_version, "version_setAutoScale"),
-            ("DELETE", version, self.unregister_version, "version_unregisterModel"),
-            ("PUT", version + "/set-default", self.set_default, "setDefault"),
-        ):
-            router.add_api_route(path, endpoint, methods=[method], operation_id=operation_id)
-        for path in (one, version):
-            router.add_api_route(
-                path, self.describe_routes, methods=["OPTIONS"], include_in_schema=False
-            )
-        return router
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
 
     async def register(self, request: Request) -> Response:
-        """Register an archive of the store, and start its workers."""
-        parameters = await Parameters.read(request)
-        entry = await self._registration(
-            parameters, model=parameters.text("model_name"), default_workers=self._default_workers
-        )
-        version = await self._or_discard(entry, lambda: self._registry.register(entry))
-        count = entry.settings.min_workers
-        prefix = f'Model "{version.model}" Version: {version.version} registered with {count}'
-        if count == 0:
-            return status_message(
-                f"{prefix} initial workers. Use scale workers API to add workers for the model."
-            )
-        if not parameters.flag("synchronous", default=True):
-            return status_message("Processing worker updates...", code=202)
-        try:
-            await self._registry.wait_loaded(version)
-        except WorkerError as error:
-            raise _start_failed(error, version) from error
-        return status_message(f"{prefix} initial workers")
+        """Register an archive, and start its workers."""
+        return _response(await self._operations.register(await _arguments(request)))
 
     async def deploy(self, model_name: str, request: Request) -> Response:
         """Register, warm up, check, make default and drain the old: one event per line.
 
         The last line's `step` is `done` or `failed`; the status is 200 once the first line is out.
         """
-        parameters = await Parameters.read(request)
-        entry = await self._registration(parameters, model=model_name, default_workers=0)
-        events: asyncio.Queue[DeployEvent] = asyncio.Queue()
-        await self._or_discard(
-            entry, lambda: self._registry.deploy(entry, on_event=events.put_nowait)
-        )
+        events = await self._operations.deploy(await _arguments(request), model_name)
         return StreamingResponse(_lines(events), media_type="application/x-ndjson")
 
-    async def list_models(self, limit: str = "", next_page_token: str = "") -> Response:
+    async def list_models(self, request: Request) -> Response:
         """Names and archives of the default versions, in pages."""
-        size = _int_or(limit, _PAGE)
-        size = size if 0 <= size <= _PAGE else _PAGE
-        start = max(0, _int_or(next_page_token, 0))
-        versions = self._registry.defaults()
-        page = [{"modelName": v.model, "modelUrl": v.package.url} for v in versions[start:][:size]]
-        more = {"nextPageToken": str(start + size)} if start + size < len(versions) else {}
-        return PrettyJSON(more | {"models": page})
+        return _response(self._operations.list_models(_query(request)))
 
-    async def describe(self, model_name: str) -> Response:
+    async def describe(self, model_name: str, request: Request) -> Response:
         """The default version, as an array of one."""
-        return PrettyJSON([describe_version(self._registry.resolve(model_name))])
+        return _response(await self._operations.describe(_query(request), model_name))
 
-    async def describe_version(self, model_name: str, model_version: str) -> Response:
+    async def describe_version(
+        self, model_name: str, model_version: str, request: Request
+    ) -> Response:
         """One version, or with `all` every version."""
-        if model_version == "all":
-            return PrettyJSON(
-                [describe_version(found) for found in self._registry.versions(model_name)]
-            )
-        return PrettyJSON([describe_version(self._registry.resolve(model_name, model_version))])
+        return _response(
+            await self._operations.describe(_query(request), model_name, model_version)
+        )
 
     async def scale(self, model_name: str, request: Request) -> Response:
         """Change the number of workers of the default version."""
-        parameters = await Parameters.read(request)
-        return await self._scale(parameters, model_name, parameters.text("model_version"))
+        arguments = (await _arguments(request)).over(_query(request))
+        return _response(await self._operations.scale(arguments, model_name, None))
 
     async def scale_version(
         self, model_name: str, model_version: str, request: Request
     ) -> Response:
         """Change the number of workers of one version."""
-        return await self._scale(await Parameters.read(request), model_name, model_version)
+        arguments = (await _arguments(request)).over(_query(request))
+        return _response(await self._operations.scale(arguments, model_name, model_version))
 
     async def set_default(self, model_name: str, model_version: str) -> Response:
         """Let this version answer by default, from the next request on."""
-        self._registry.set_default(model_name, model_version)
-        return status_message(
-            f'Default version successfully updated for model "{model_name}" to "{model_version}"'
-        )
+        return _response(self._operations.set_default(model_name, model_version))
 
     async def unregister(self, model_name: str) -> Response:
         """Remove the default version; drained first."""
-        return await self._unregister(model_name, None)
+        return _response(await self._operations.unregister(model_name))
 
     async def unregister_version(self, model_name: str, model_version: str) -> Response:
         """Remove one version; drained first."""
-        return await self._unregister(model_name, model_version)
+        return _response(await self._operations.unregister(model_name, model_version))
 
-    async def describe_routes(self, model_name: str, request: Request) -> Response:
+    async def readiness(self, model_name: str) -> Response:
+        """KServe's readiness of a model: whether a worker of its default version is ready."""
+        return _response(self._operations.readiness(model_name))
+
+    async def describe_routes(
+        self, model_name: str, request: Request, model_version: str | None = None
+    ) -> Response:
         """This port's OpenAPI document under one model's title."""
-        self._registry.resolve(model_name)
-        document = request.app.openapi()
-        title = {"title": f"RESTful Management API for: {model_name}", "version": "1.0.0"}
-        return PrettyJSON(document | {"info": title})
-
-    async def _registration(
-        self, parameters: Parameters, *, model: str | None, default_workers: int
-    ) -> Registration:
-        """What the parameters ask for, with its archive unpacked.
-
-        Raises:
-            MethodNotAllowed: The model API is off.
-            BadParameter: A parameter is missing or wrong.
-            ModelNotFound, ArchiveError: The archive is missing or unusable.
-        """
-        self._check_model_api()
-        url = parameters.text("url")
-        if url is None:
-            raise BadParameter("Parameter url is required.")
-        runtime = parameters.text("runtime")
-        if runtime not in {None, "python", "python3"}:
-            raise BadParameter(f"Invalid RuntimeType value: {runtime}")
-        package, wishes = await self._packages.load(url, handler=parameters.text("handler"))
-        try:
-            settings = _settings(wishes, parameters, default_workers=default_workers)
-        except BadParameter:
-            await self._packages.discard(package)
-            raise
-        return Registration(package=package, settings=settings, model=model)
-
-    async def _scale(self, parameters: Parameters, model: str, number: str | None) -> Response:
-        version = self._registry.resolve(model, number)
-        low = parameters.number("min_worker", 1)
-        high = parameters.number("max_worker", low)
-        version.settings.with_workers(low, high)  # refuses wrong counts before anything changes
-        scaling = self._registry.scale(version, low, high)
-        if not parameters.flag("synchronous", default=False):
-            return status_message("Processing worker updates...", code=202)
-        try:
-            await asyncio.shield(scaling)
-        except WorkerError as error:
-            raise _start_failed(error, version) from error
-        suffix = f", version: {number}" if number else ""
-        return status_message(f"Workers scaled to {low} for model: {model}{suffix}")
-
-    async def _unregister(self, model: str, number: str | None) -> Response:
-        self._check_model_api()
-        await self._registry.unregister(model, number)
-        return status_message(f'Model "{model}" unregistered')
-
-    def _check_model_api(self) -> None:
-        if not self._enable_model_api:
-            raise MethodNotAllowed(METHOD_TEXT)
-
-    async def _or_discard(self, entry: Registration, step: Callable[[], _T]) -> _T:
-        """Run a step that takes the package over; clean up when it refuses."""
-        try:
-            return step()
-        except BaseException:
-            await self._packages.discard(entry.package)
-            raise
+        self._operations.check_model(model_name, model_version)
+        info = {"title": f"RESTful Management API for: {model_name}", "version": "1.0.0"}
+        return PrettyJSON(document_of(request.app) | {"info": info})
 
 
-class Parameters:
-    """A management call's arguments: the query, or a JSON body instead."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-
-    @classmethod
-    async def read(cls, request: Request) -> Parameters:
-        """Read them as TorchServe does: with a JSON content type the query does not count.
-
-        Raises:
-            BadParameter: The body is not a JSON object.
-        """
-        body = await read_body(request, max_bytes=_MAX_JSON_BYTES)
-        if not request.headers.get("content-type", "").startswith("application/json"):
-            return cls(dict(request.query_params))
-        try:
-            document = json.loads(bytes(body) or b"{}")
-        except (ValueError, RecursionError) as error:
-            raise BadParameter(f"the JSON body cannot be read: {error}") from error
-        if not isinstance(document, dict):
-            raise BadParameter('the JSON body is not an object; give {"url": ...}')
-        return cls(document)
-
-    def text(self, name: str) -> str | None:
-        value = self._values.get(name)
-        return None if value is None else str(value)
-
-    def number(self, name: str, default: int) -> int:
-        """An integer; anything else falls back to the default, as in TorchServe."""
-        return _int_or(str(self._values.get(name, "")), default)
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        value = self._values.get(name)
-        return default if value is None else str(value).lower() == "true"
+def _response(answer: Answer) -> Response:
+    return PrettyJSON(answer.document, status_code=answer.code)
 
 
-def _settings(
-    settings: ModelSettings, parameters: Parameters, *, default_workers: int
-) -> ModelSettings:
-    """Explicit parameters over the archive's wishes over the server's defaults."""
-    if parameters.text("initial_workers") is not None:
-        workers = max(0, parameters.number("initial_workers", 0))
-        settings = settings.with_workers(workers)
-    elif settings.min_workers == 0:
-        settings = settings.with_workers(default_workers)
-    return replace(
-        settings,
-        batch_size=parameters.number("batch_size", settings.batch_size),
-        max_batch_delay_ms=parameters.number("max_batch_delay", settings.max_batch_delay_ms),
-        response_timeout_s=parameters.number("response_timeout", 0) or settings.response_timeout_s,
-        startup_timeout_s=parameters.number("startup_timeout", 0) or settings.startup_timeout_s,
-    )
+def _query(request: Request) -> Parameters:
+    return Parameters(dict(request.query_params))
+
+
+async def _arguments(request: Request) -> Parameters:
+    """The JSON body when there is one, else the query; as in TorchServe, one of them counts.
+
+    Raises:
+        BadParameter: The body is not a JSON object.
+        BodyTooLarge: Over 1 MiB.
+    """
+    body = await read_body(request, max_bytes=_MAX_JSON_BYTES)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if body and kind == "application/json":
+        return Parameters.from_json(bytes(body))
+    return _query(request)
 
 
 async def _lines(events: asyncio.Queue[DeployEvent]) -> AsyncIterator[bytes]:
@@ -285,16 +153,3 @@ async def _lines(events: asyncio.Queue[DeployEvent]) -> AsyncIterator[bytes]:
         yield msgspec.json.encode(event) + b"\n"
         if event.is_last:
             return
-
-
-def _start_failed(error: WorkerError, version: ModelVersion) -> WorkerError:
-    """TorchServe's sentence; the cause travels beside it as `reason`."""
-    kind = OutOfResources if isinstance(error, OutOfResources) else LoadFailed
-    return kind(f"Failed to start workers for model {version.model} version: {version.version}")
-
-
-def _int_or(text: str, default: int) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return default

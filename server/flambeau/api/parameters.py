@@ -1,0 +1,85 @@
+"""A management call's arguments, wherever they came from: a query, a JSON body, gRPC fields.
+
+TorchServe's rules for values: a number that is none counts as not given, a flag is `true` or else
+false, and numbers may come as strings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+
+import yaml
+
+from flambeau.errors import BadParameter
+
+_MAX_LENIENT_BYTES = 16 << 10  # the lenient reader is slow; what needs it was typed by hand
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
+
+
+class Parameters:
+    """Values by name; what a call does not know is ignored."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        self._values = values
+
+    @classmethod
+    def from_json(cls, body: bytes) -> Parameters:
+        """Read a JSON object; single quotes and names without quotes are understood, too.
+
+        Raises:
+            BadParameter: The body is not a JSON object.
+        """
+        try:
+            document = json.loads(body)
+        except (ValueError, RecursionError) as error:
+            document = _read_leniently(body)
+            if document is None:
+                raise BadParameter(f"the JSON body cannot be read: {error}") from error
+        if not isinstance(document, dict):
+            raise BadParameter('the JSON body is not an object; give {"url": ...}')
+        return cls({str(name): value for name, value in document.items()})
+
+    def over(self, other: Parameters) -> Parameters:
+        """These values, and those of `other` that these do not name."""
+        return Parameters({**other._values, **self._values})
+
+    def text(self, name: str) -> str | None:
+        """A string; None when it is not given.
+
+        Raises:
+            BadParameter: A list or an object.
+        """
+        value = self._values.get(name)
+        if isinstance(value, (list, dict)):
+            raise BadParameter(f"{name} is {value!r}; give a string")
+        return None if value is None else str(value)
+
+    def number(self, name: str, default: int) -> int:
+        """A whole number; anything else falls back to the default."""
+        value = self._values.get(name)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        text = str(value).strip()
+        return int(text) if _WHOLE_NUMBER.fullmatch(text) else default
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        """True for `true` in any case; the default only when it is not given."""
+        value = self._values.get(name)
+        return default if value is None else str(value).strip().lower() == "true"
+
+
+def _read_leniently(body: bytes) -> object:
+    """A short body as a YAML flow mapping, which JSON in sloppy quotes is; values are strings."""
+    if len(body) > _MAX_LENIENT_BYTES or not body.lstrip().startswith(b"{"):
+        return None
+    try:
+        # BaseLoader builds strings, lists and dicts only, and resolves no tags
+        loader = yaml.BaseLoader(body.decode())
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError):
+        return None
