@@ -22,6 +22,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from flambeau.messages import MetricSample
+
 # seconds: from a tiny model on a fast machine to a handler's default deadline
 _SECONDS = (
     *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
@@ -59,26 +61,44 @@ class VersionMetrics:
         self._ts_inference_us = metrics.ts_inference_us.labels(model, version)
         self._ts_requests = metrics.ts_requests.labels(model, version)
 
-    def request_accepted(self) -> None:
+    def request_accepted(self, *, version_given: bool = True) -> None:
+        """Count one request that goes to this version, even if the queue then refuses it."""
         self._ts_requests.inc()
 
-    def request_done(self, *, outcome: str, duration_s: float) -> None:
+    def request_done(self, *, outcome: str, duration_s: float, version_given: bool = True) -> None:
         """Count one answered request; `outcome` is one of `OUTCOMES`."""
         self._requests[outcome].inc()
         self._request_s.observe(duration_s)
         self._ts_inference_us.inc(duration_s * 1e6)
 
-    def batch_started(self, *, size: int, queue_waits_s: Sequence[float]) -> None:
+    def batch_started(
+        self,
+        *,
+        size: int,
+        queue_waits_s: Sequence[float],
+        versions_given: Sequence[bool] | None = None,
+    ) -> None:
+        """Count a batch that a worker gets, with each request's wait."""
         self._batch_size.observe(size)
         for wait_s in queue_waits_s:
             self._queue_wait_s.observe(wait_s)
             self._ts_queue_us.inc(wait_s * 1e6)
 
-    def batch_done(self, *, handler_s: float) -> None:
+    def batch_done(self, *, handler_s: float, roundtrip_s: float | None = None) -> None:
+        """Count an answered batch: the handler's time, and from sending it to its answer."""
         self._handler_s.observe(handler_s)
+
+    def samples(self, samples: Sequence[MetricSample]) -> None:
+        """Take what handlers emitted."""
+
+    def worker_loaded(self, *, worker_id: str, load_s: float) -> None:
+        """Note how long a worker took to load the model."""
 
     def worker_restarted(self) -> None:
         self._restarts.inc()
+
+    def close(self) -> None:
+        """Forget the version's gauges; call it when the version has closed."""
 
 
 OUTCOMES = ("ok", "request_error", "overloaded", "worker_error", "cancelled")
