@@ -2,9 +2,10 @@
 
 An archive is what TorchServe calls a `.mar`: a zip file with the payload at its root and
 `MAR-INF/MANIFEST.json`; what else we know about a model lies beside the manifest, under the names
-in `signature.py`. A directory with the same content (torch-model-archiver's `no-archive` format) is
-read as well. What is safe to unpack is decided in `unpack_limits.py` and `zip_entries.py`; which
-archives there are, in `store.py`.
+in `signature.py`. A gzip-compressed tar file and a directory with the same content
+(torch-model-archiver's `tgz` and `no-archive` formats) are read as well. What is safe to unpack is
+decided in `unpack_limits.py`, `zip_entries.py` and `tar_entries.py`; which archives there are, in
+`store.py`.
 """
 
 from __future__ import annotations
@@ -71,11 +72,10 @@ def write_archive(
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a zip archive or an archive directory.
+    """The manifest of an archive; one that has none says nothing about itself.
 
     Raises:
-        ArchiveError: No such archive, not an archive, unsafe to unpack, or its manifest is missing
-            or invalid.
+        ArchiveError: No such archive, not an archive, unsafe to unpack, or its manifest is invalid.
     """
     with opened(path, _READING) as content:
         return _manifest(content)
@@ -105,7 +105,7 @@ def list_files(path: Path) -> dict[str, int]:
 
 
 def unpack(path: Path, into: Path, *, limits: UnpackLimits | None = None) -> Manifest:
-    """Unpack a zip archive, or copy an archive directory, all or nothing.
+    """Unpack an archive file, or copy an archive directory, all or nothing.
 
     All names, modes and promised sizes are checked first; then the files are written to a hidden
     directory beside `into` while their real bytes are counted; then that directory is renamed. A
@@ -118,7 +118,7 @@ def unpack(path: Path, into: Path, *, limits: UnpackLimits | None = None) -> Man
         limits: The most it may take; None means `UnpackLimits()`.
 
     Returns:
-        The archive's manifest.
+        The archive's manifest; without one, TorchServe's defaults.
 
     Raises:
         ArchiveError: Not an archive, or unsafe to unpack; nothing is left behind.
@@ -162,11 +162,7 @@ def digest(path: Path) -> str:
 
 def _manifest(content: list[Item]) -> Manifest:
     text = _read(content, MANIFEST_PATH)
-    if text is None:
-        raise ArchiveError(
-            f"no {MANIFEST_PATH} in it; build it with `flambeau export` or torch-model-archiver"
-        )
-    return Manifest.from_json(text)
+    return Manifest() if text is None else Manifest.from_json(text)
 
 
 def _read(content: list[Item], name: str) -> bytes | None:

@@ -2,6 +2,7 @@
 
 A registration's `url` is only ever compared with the names of the directory's top-level entries,
 never made into a path, so no spelling of it leaves the store. The messages are TorchServe's.
+What other urls may bring into the store is in `downloads.py`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ from pathlib import Path
 from types import TracebackType
 
 from flambeau.archive import digest, unpack
+from flambeau.archive_content import is_gzip
 from flambeau.errors import ArchiveError, ModelNotFound
 from flambeau.manifest import Manifest
 from flambeau.unpack_limits import UnpackLimits
 from flambeau.written_aside import written_aside
 
 ARCHIVE_SUFFIX = ".mar"
+_LISTED_SUFFIXES = (ARCHIVE_SUFFIX, ".tar.gz", ".model")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*:/")
 
 
@@ -42,8 +45,9 @@ class Unpacked:
 class ModelStore:
     """Archives in one directory, and a scratch directory for what is unpacked from them.
 
-    A context manager: leaving it removes everything it unpacked. Links in the directory are not
-    archives and are never followed; the directory itself may be reached through one.
+    A context manager: leaving it removes everything it unpacked. A link in the directory is an
+    archive if what it leads to is in the directory too, as in a volume that Kubernetes mounts; no
+    other link is followed. The directory itself may be reached through one.
     """
 
     def __init__(
@@ -79,31 +83,28 @@ class ModelStore:
         self.close()
 
     def names(self) -> list[str]:
-        """What `find` finds, sorted: `.mar` files and directories, hidden ones left out.
+        """What `all` means, sorted: files `.mar`, `.tar.gz` and `.model`, and directories.
 
-        A store that does not exist is empty.
+        Hidden ones are left out. A store that does not exist is empty.
         """
-        try:
-            entries = list(self.directory.iterdir())
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(path.name for path in entries if _is_archive(path))
+        found = self._entries()
+        return [
+            path.name for path in found if path.name.endswith(_LISTED_SUFFIXES) or path.is_dir()
+        ]
 
     def find(self, url: str) -> Path:
-        """The archive that a registration's `url` names.
+        """The archive that a registration's `url` names: one of `names`, or any gzip file.
 
         Raises:
             ModelNotFound: There is none, or `url` is more than a plain name.
         """
-        if not url:
-            raise ModelNotFound("empty url")
-        if ".." in url:
-            raise ModelNotFound(f"Relative path is not allowed in url: {url}")
-        if _SCHEME.match(url):
-            raise ModelNotFound(f"Given URL {url} does not match any allowed URL(s)")
-        if url not in self.names():
+        check_url(url)
+        if has_scheme(url):
+            raise not_allowed(url)
+        path = next((path for path in self._entries() if path.name == url), None)
+        if path is None or not _is_archive(path):
             raise ModelNotFound(f"Model not found at: {url}")
-        return self.directory / url
+        return path
 
     def add(self, path: Path, *, name: str | None = None, overwrite: bool = False) -> Path:
         """Copy an archive file into the store; it appears complete or not at all.
@@ -151,7 +152,7 @@ class ModelStore:
         Raises:
             ArchiveError: Not an archive, or unsafe to unpack; nothing is left behind.
         """
-        if archive_path.is_symlink():
+        if archive_path.is_symlink() and not self._is_inside(archive_path):
             raise ArchiveError(f"{archive_path} is a link; put the archive itself there")
         sha256 = digest(archive_path)
         with self._lock:  # models are unpacked by several threads at a time
@@ -171,8 +172,56 @@ class ModelStore:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
 
+    def _entries(self) -> list[Path]:
+        """The files and directories at its top that are not hidden, sorted by name."""
+        try:
+            entries = sorted(self.directory.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [
+            path
+            for path in entries
+            if not path.name.startswith(".")
+            and (path.is_file() or path.is_dir())
+            and (not path.is_symlink() or self._is_inside(path))
+        ]
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether a link leads to a place within the store, other than the store itself."""
+        return self.directory.resolve() in path.resolve().parents
+
+
+def check_url(url: str) -> None:
+    """Refuse what no kind of url may be.
+
+    Raises:
+        ModelNotFound: Empty, or with `..` in it.
+    """
+    if not url:
+        raise ModelNotFound("empty url")
+    if ".." in url:
+        raise ModelNotFound(f"Relative path is not allowed in url: {url}")
+
+
+def has_scheme(url: str) -> bool:
+    """Whether it is an address, as opposed to a name in the store."""
+    return _SCHEME.match(url) is not None
+
+
+def not_allowed(url: str) -> ModelNotFound:
+    """The refusal of an address that `allowed_urls` does not list."""
+    return ModelNotFound(f"Given URL {url} does not match any allowed URL(s)")
+
+
+def _is_listed(path: Path) -> bool:
+    return path.is_dir() or path.name.endswith(_LISTED_SUFFIXES)
+
 
 def _is_archive(path: Path) -> bool:
-    if path.name.startswith(".") or path.is_symlink():
+    if _is_listed(path):
+        return True
+    try:
+        with path.open("rb") as file:
+            return is_gzip(file)
+    except OSError:
         return False
-    return path.is_dir() or (path.name.endswith(ARCHIVE_SUFFIX) and path.is_file())

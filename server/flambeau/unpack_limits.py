@@ -21,7 +21,8 @@ class UnpackLimits:
 
     Attributes:
         max_entries: Files and directories together.
-        max_total_bytes: All files, inflated.
+        max_total_bytes: All files, inflated; weights of 256 GiB are the largest there are on one
+            machine. What does not fit on the disk is refused in any case.
         max_depth: Parts of one entry's path.
         max_name_bytes: One part of a path, in UTF-8; 255 is what Linux file systems take.
         max_ratio: Inflated to stored size, for files over 1 MiB. Weights hardly compress; 200 MB of
@@ -29,7 +30,7 @@ class UnpackLimits:
     """
 
     max_entries: int = 10_000
-    max_total_bytes: int = 4 << 30
+    max_total_bytes: int = 256 << 30
     max_depth: int = 16
     max_name_bytes: int = 255
     max_ratio: int = 200

@@ -62,7 +62,7 @@ def checked_entries(file: BinaryIO, limits: UnpackLimits) -> list[ZipEntry]:
     Raises:
         ArchiveError: Not a zip file, or one that is unsafe to unpack.
     """
-    _check_end_record(file, limits)
+    num_entries = _check_end_record(file, limits)
     try:
         with zipfile.ZipFile(file) as opened:
             infos = opened.infolist()
@@ -70,6 +70,11 @@ def checked_entries(file: BinaryIO, limits: UnpackLimits) -> list[ZipEntry]:
         raise ArchiveError(
             f"the zip directory is damaged ({error}); copy or build the archive again"
         ) from error
+    if len(infos) != num_entries:
+        raise ArchiveError(
+            f"the zip directory is damaged ({len(infos)} of {num_entries} entries are in it); copy "
+            "or build the archive again"
+        )
     names = check_names(((info.orig_filename, _is_dir(info)) for info in infos), limits=limits)
     entries = [_checked_entry(file, i, n, limits) for i, n in zip(infos, names, strict=True)]
     check_total(sum(entry.size_bytes for entry in entries), limits=limits)
@@ -99,8 +104,12 @@ def inflate(file: BinaryIO, entry: ZipEntry) -> Iterator[bytes]:
         raise refusal(entry.name, "does not match its CRC-32 checksum, so it is damaged")
 
 
-def _check_end_record(file: BinaryIO, limits: UnpackLimits) -> None:
-    """The end record must be the file's last bytes and promise a directory of bearable size."""
+def _check_end_record(file: BinaryIO, limits: UnpackLimits) -> int:
+    """The end record must be the file's last bytes and promise a directory of bearable size.
+
+    Returns:
+        The number of entries it promises.
+    """
     size = file.seek(0, 2)
     file.seek(max(0, size - _END_RECORD.size))
     record = file.read(_END_RECORD.size)
@@ -121,6 +130,7 @@ def _check_end_record(file: BinaryIO, limits: UnpackLimits) -> None:
             f"the zip directory lists {num_entries} entries in {directory_bytes} bytes; at most "
             f"{limits.max_entries} entries are unpacked, so put many small files into one"
         )
+    return int(num_entries)
 
 
 def _checked_entry(

@@ -1,0 +1,180 @@
+"""Archives as `tar.gz` files, from torch-model-archiver, from `tar`, and from attackers."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flambeau.archive import list_files, read_file, read_manifest, unpack
+from flambeau.errors import ArchiveError
+from flambeau.manifest import MANIFEST_PATH, Manifest
+from flambeau.unpack_limits import UnpackLimits
+
+MANIFEST = Manifest(model_name="digits", handler="base_handler")
+MEMBERS: list[tarfile.TarInfo | tuple[str, bytes]] = [
+    ("digits/model.pt", b"weights" * 1000),
+    ("digits/vocab/words.txt", b"one two"),
+    (f"digits/{MANIFEST_PATH}", MANIFEST.to_json().encode()),
+]
+CONTENT = {
+    "model.pt": b"weights" * 1000,
+    "vocab/words.txt": b"one two",
+    MANIFEST_PATH: MANIFEST.to_json().encode(),
+}
+
+
+def tar(members: list[tarfile.TarInfo | tuple[str, bytes]]) -> bytes:
+    """An uncompressed tar file; a TarInfo has no content, whatever size it claims."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as writer:
+        for member in members:
+            if isinstance(member, tarfile.TarInfo):
+                writer.addfile(member)
+            else:
+                info = tarfile.TarInfo(member[0])
+                info.size = len(member[1])
+                writer.addfile(info, io.BytesIO(member[1]))
+    return buffer.getvalue()
+
+
+def special(name: str, kind: bytes, *, target: str = "", mode: int = 0o644) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname, info.mode = kind, target, mode
+    return info
+
+
+def write(directory: Path, data: bytes, *, name: str = "digits.tar.gz") -> Path:
+    path = directory / name
+    path.write_bytes(gzip.compress(data, mtime=0))
+    return path
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["digits.tar.gz", "digits.tgz", "digits.model", "digits.mar"])
+def test_the_top_directory_is_dropped_whatever_the_files_name(name: str, tmp_path: Path) -> None:
+    path = write(tmp_path, tar(MEMBERS), name=name)
+    assert unpack(path, tmp_path / "model") == MANIFEST == read_manifest(path)
+    assert files(tmp_path / "model") == CONTENT
+    assert list_files(path) == {key: len(value) for key, value in CONTENT.items()}
+    assert read_file(path, "vocab/words.txt") == b"one two"
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "./digits/", "digits/", "other-name/"])
+def test_what_tar_itself_writes_is_read(prefix: str, tmp_path: Path) -> None:
+    directories = [prefix.rstrip("/") or "vocab", f"{prefix}MAR-INF"]
+    members: list[tarfile.TarInfo | tuple[str, bytes]] = [
+        special(directory, tarfile.DIRTYPE, mode=0o755) for directory in directories
+    ]
+    members += [(f"{prefix}{key}", value) for key, value in CONTENT.items()]
+    path = write(tmp_path, tar(members))
+    assert unpack(path, tmp_path / "model") == MANIFEST
+    assert files(tmp_path / "model") == CONTENT
+
+
+def test_a_file_beside_the_top_directory_keeps_its_name(tmp_path: Path) -> None:
+    path = write(tmp_path, tar([*MEMBERS, ("LICENSE", b"free")]))
+    assert unpack(path, tmp_path / "model") == MANIFEST
+    assert files(tmp_path / "model") == {**CONTENT, "LICENSE": b"free"}
+
+
+def test_long_names_are_read(tmp_path: Path) -> None:
+    name = "/".join(["d" * 60] * 5) + "/\u00e9.txt"
+    path = write(tmp_path, tar([*MEMBERS, (f"digits/{name}", b"x")]))
+    assert read_file(path, name) == b"x"
+
+
+def negative(size: int) -> bytes:
+    """A header that gives its size as a negative number, which tar can write in base 256."""
+    header = bytearray(tar([("digits/a.bin", b"")])[:512])
+    header[124:136] = (256**12 + size).to_bytes(12, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = f"{sum(header):06o}\0 ".encode()
+    return bytes(header)
+
+
+def claiming(size: int, name: str = "digits/a.bin", kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = special(name, kind)
+    info.size = size
+    return info.tobuf(format=tarfile.GNU_FORMAT)
+
+
+ZEROS = b"\0" * (50 << 20)
+# name of the case: an uncompressed tar file, and what the refusal says
+CORPUS: dict[str, tuple[bytes, str]] = {
+    "parent": (tar([("../evil.txt", b"x")]), "part"),
+    "parent below the top": (tar([("digits/../../evil.txt", b"x")]), "part"),
+    "absolute": (tar([("/tmp/evil.txt", b"x")]), "relative"),
+    "absolute below the top": (tar([("digits//tmp/evil.txt", b"x")]), "part"),
+    "backslash": (tar([("digits/..\\evil.txt", b"x")]), "backslash"),
+    "control character": (tar([("digits/a\nb", b"x")]), "control character"),
+    "symlink": (tar([special("digits/a", tarfile.SYMTYPE, target="/etc/passwd")]), "is a link"),
+    "hard link": (tar([special("digits/a", tarfile.LNKTYPE, target="digits/b")]), "is a link"),
+    "fifo": (tar([special("digits/a", tarfile.FIFOTYPE)]), "special"),
+    "block device": (tar([special("digits/a", tarfile.BLKTYPE)]), "special"),
+    "character device": (tar([special("digits/a", tarfile.CHRTYPE)]), "special"),
+    "setuid": (tar([special("digits/a", tarfile.REGTYPE, mode=0o4755)]), "setuid"),
+    "sticky directory": (tar([special("digits/a", tarfile.DIRTYPE, mode=0o1777)]), "setuid"),
+    "twice": (tar([("digits/a", b"x"), ("digits/a", b"y")]), "twice"),
+    "twice without the top": (tar([("digits/a", b"x"), ("other/a", b"y")]), "twice"),
+    "file and directory": (tar([("digits/a", b"x"), ("digits/a/b", b"y")]), "is a file and also"),
+    "many entries": (tar([(f"digits/{i}", b"") for i in range(10_001)]), "more than 10000"),
+    "ratio": (tar([("digits/a", ZEROS)]), "too much for its size"),
+    "huge size": (claiming(1 << 50) + ZEROS[:1024], "too much for its size"),
+    "huge name": (claiming(1 << 30, kind=tarfile.GNUTYPE_LONGNAME), "a header in it claims"),
+    "huge attributes": (claiming(1 << 30, kind=tarfile.XHDTYPE), "a header in it claims"),
+    "nested attributes": (claiming(0, kind=tarfile.XHDTYPE) * 5000, "not a sound tar"),
+    "negative size": (negative(-512), "claims -512 bytes"),
+    "negative size, backwards": (negative(-1024) * 2, "claims -1024 bytes"),
+    "more than is there": (claiming(5000), "not a sound tar"),
+    "no tar file": (b"hello" * 1000, "not a sound tar"),
+    "nothing": (b"", "not a sound tar"),
+    "a damaged header": (tar(MEMBERS[:1]).rstrip(b"\0") + b"x" * 2048, "header is damaged|sound"),
+    "bytes behind the end": (tar(MEMBERS) + b"hidden", "other bytes follow"),
+}
+
+
+@pytest.mark.parametrize("case", CORPUS)
+def test_a_hostile_archive_is_refused_and_nothing_is_written(case: str, tmp_path: Path) -> None:
+    data, says = CORPUS[case]
+    path = write(tmp_path, data)
+    with pytest.raises(ArchiveError, match=says) as caught:
+        unpack(path, tmp_path / "model")
+    assert "digits.tar.gz: " in str(caught.value)
+    assert [item.name for item in tmp_path.iterdir()] == ["digits.tar.gz"]
+
+
+def test_limits_hold_for_tar_files(tmp_path: Path) -> None:
+    path = write(tmp_path, tar(MEMBERS))
+    for limits in (
+        UnpackLimits(max_total_bytes=100),
+        UnpackLimits(max_entries=2),
+        UnpackLimits(max_depth=2),
+    ):
+        with pytest.raises(ArchiveError, match=r"at most|more than 2 entries"):
+            unpack(path, tmp_path / "model", limits=limits)
+
+
+@given(position=st.integers(0, 10**6), value=st.integers(0, 255), cut=st.booleans())
+def test_a_damaged_archive_is_refused_or_unpacks_unharmed(
+    position: int, value: int, *, cut: bool, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("damaged")
+    path = write(root, tar(MEMBERS))
+    sound = path.read_bytes()
+    at = position % len(sound)
+    path.write_bytes(sound[:at] if cut else sound[:at] + bytes([value]) + sound[at + 1 :])
+    try:
+        unpack(path, root / "model")
+    except ArchiveError:
+        assert [item.name for item in root.iterdir()] == ["digits.tar.gz"]
+    else:
+        assert files(root / "model") == CONTENT
