@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -12,8 +12,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 import flambeau
+from flambeau.api.auth import Guard, OpenRoute, require_roles
 from flambeau.api.edge import Edge
+from flambeau.api.openapi import document_of
 from flambeau.api.responses import PrettyJSON, error_response, http_error
+from flambeau.config import ServeConfig
 from flambeau.errors import FlambeauError
 from flambeau.metrics import Metrics
 
@@ -29,43 +32,80 @@ class Audience(str, Enum):
 
 
 _TITLES = {
-    Audience.INFERENCE: "Flambeau inference API",
-    Audience.MANAGEMENT: "Flambeau management API",
+    Audience.INFERENCE: "TorchServe APIs",  # clients look for it
+    Audience.MANAGEMENT: "TorchServe APIs",
     Audience.METRICS: "Flambeau metrics API",
 }
 
 
 def create_app(
-    audience: Audience, routers: Iterable[APIRouter], *, metrics: Metrics, access_log: bool
+    audiences: Sequence[Audience],
+    routers: Iterable[APIRouter],
+    *,
+    config: ServeConfig,
+    metrics: Metrics,
+    guard: Guard | None = None,
 ) -> ASGIApp:
-    """The application of one listener; every error leaves it as a documented JSON body."""
+    """The application of one listener; every error leaves it as a documented JSON body.
+
+    Args:
+        audiences: Whom it serves; the first one's name is the listener's in logs and metrics.
+        routers: What it offers them.
+        config: Whether to log each request, and the CORS headers of every response.
+        metrics: Where responses count.
+        guard: Asks for tokens; None asks for none.
+
+    Raises:
+        TypeError: A route does not declare whose token it asks for.
+    """
     app = FastAPI(
-        title=_TITLES[audience],
+        title=_TITLES[audiences[0]],
         version=flambeau.__version__,
         docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json",
+        openapi_url=None,  # a route of ours
         redirect_slashes=False,
     )
-    for router in routers:
+    app.state.guard = guard or Guard(None)
+    everything = [*routers, _description_router(app)]
+    require_roles([*everything, app.router])
+    for router in everything:
         app.include_router(router)
-    app.include_router(_description_router(app))
     app.add_exception_handler(FlambeauError, _on_error)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_error)
-    return Edge(app, listener=audience.value, metrics=metrics, access_log=access_log)
+    return Edge(
+        app,
+        listener=audiences[0].value,
+        metrics=metrics,
+        access_log=config.access_log,
+        headers=_cors_headers(config),
+    )
+
+
+def _cors_headers(config: ServeConfig) -> list[tuple[str, str]]:
+    headers = {
+        "access-control-allow-origin": config.cors_allowed_origin,
+        "access-control-allow-methods": config.cors_allowed_methods,
+        "access-control-allow-headers": config.cors_allowed_headers,
+    }
+    return [(name, value) for name, value in headers.items() if value]
 
 
 def _description_router(app: FastAPI) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=OpenRoute)
 
-    @router.options("/", operation_id="apiDescription")
-    @router.get("/api-description", include_in_schema=False)
     async def describe_api() -> Response:
         """This document."""
-        return PrettyJSON(app.openapi())
+        return PrettyJSON(document_of(app))
 
+    router.add_api_route("/", describe_api, methods=["OPTIONS"], operation_id="apiDescription")
+    path = "/api-description"
+    router.add_api_route(path, describe_api, methods=["GET"], operation_id="api-description")
+    for other in (path, "/openapi.json"):
+        methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+        router.add_api_route(other, describe_api, methods=methods, include_in_schema=False)
     return router
 
 

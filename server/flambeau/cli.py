@@ -64,12 +64,13 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
             options |= {"nargs": "+", "metavar": "MODEL"}
         else:
             options["metavar"] = "VALUE"
-        text = f"{spec.metadata['help']} (default: {_shown(spec.default)})"
+        default = () if spec.default is dataclasses.MISSING else spec.default
+        text = f"{spec.metadata['help']} (default: {_shown(default)})"
         parser.add_argument(flag, help=text.replace("%", "%%"), **options)  # type: ignore[arg-type]  # argparse's options differ by action
 
 
 def _shown(default: object) -> str:
-    if default == ():
+    if default in {(), None, ""}:
         return "none"
     return str(default).lower() if isinstance(default, bool) else str(default)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -31,29 +33,63 @@ _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener is bound; port 0 lets the kernel choose."""
+    """Where a listener is bound.
+
+    Attributes:
+        host: A name or an IP address; empty for a Unix socket.
+        port: 0 lets the kernel choose.
+        tls: Whether clients speak TLS.
+        path: The file of a Unix socket; None for TCP.
+    """
 
     host: str
     port: int
+    tls: bool = False
+    path: Path | None = None
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Read `HOST:PORT`, `[IPv6]:PORT` or `:PORT`; raises ValueError with the reason."""
+        """Read `HOST:PORT`, `[IPv6]:PORT` or `:PORT`, or `unix:/PATH`.
+
+        `https://` in front of a host switches TLS on; `http://` may be there, too.
+
+        Raises:
+            ValueError: It is none of these; the text says what to give.
+        """
+        scheme, separator, rest = text.partition(":")
+        if separator and scheme.lower() == "unix":
+            if not rest.startswith("/"):
+                raise ValueError("give a Unix socket's whole path: unix:/PATH")
+            return cls("", 0, path=Path(rest))
+        tls = scheme.lower() == "https" and rest.startswith("//")
+        if tls or (scheme.lower() == "http" and rest.startswith("//")):
+            text = rest.removeprefix("//").rstrip("/")
         host, separator, port = text.rpartition(":")
-        if not separator or not port.isdigit() or not 0 <= int(port) <= 65535:
+        if not separator or not (port.isascii() and port.isdigit()) or int(port) > 65535:
             raise ValueError("give HOST:PORT with a port from 0 to 65535")
-        return cls(host.strip("[]") or "127.0.0.1", int(port))
+        return cls(host.strip("[]") or "127.0.0.1", int(port), tls)
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach it."""
+        if self.path is not None:
+            return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
 
+    @property
+    def url(self) -> str:
+        """`http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`."""
+        return str(self) if self.tls or self.path is not None else f"http://{self}"
+
     def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        """As `parse` reads it."""
+        if self.path is not None:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'https://' if self.tls else ''}{host}:{self.port}"
 
 
 class MetricsMode(str, Enum):
@@ -78,15 +114,21 @@ class ServeConfig:
 
     inference_address: Address = field(
         default=Address("127.0.0.1", 8080),
-        metadata=_help("where predictions are answered, HOST:PORT"),
+        metadata=_help(
+            "where predictions are answered: HOST:PORT, https://HOST:PORT or unix:/PATH"
+        ),
     )
     management_address: Address = field(
         default=Address("127.0.0.1", 8081),
-        metadata=_help("where models are registered, scaled and removed, HOST:PORT"),
+        metadata=_help(
+            "where models are registered, scaled and removed, HOST:PORT; the same as "
+            "inference_address to have one listener for both"
+        ),
     )
     metrics_address: Address = field(
         default=Address("127.0.0.1", 8082), metadata=_help("where Prometheus scrapes, HOST:PORT")
     )
+    metrics_api: bool = field(default=True, metadata=_help("open the metrics listener"))
     grpc: bool = field(default=True, metadata=_help("answer over gRPC, too"))
     grpc_inference_address: Address = field(
         default=Address("127.0.0.1", 7070),
@@ -114,10 +156,24 @@ class ServeConfig:
         default=(),
         metadata=_help("archives to serve from the start: NAME=ARCHIVE, ARCHIVE, or `all`"),
     )
+    model_settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(
+        default_factory=dict[str, Mapping[str, Mapping[str, Any]]],
+        metadata=_help(
+            "settings by model and version in the keys of a model's YAML, which wins over them; a "
+            "version with defaultVersion answers by default; JSON on the command line"
+        ),
+    )
     default_workers_per_model: int = field(
         default=0,
         metadata=_help(
             "workers of a model loaded at the start; 0: one for each GPU, or one without GPUs"
+        ),
+    )
+    one_worker_per_cpu: bool = field(
+        default=False,
+        metadata=_help(
+            "without GPUs, start a worker for each CPU and model loaded at the start, as "
+            "TorchServe does"
         ),
     )
     num_gpus: int = field(default=-1, metadata=_help("CUDA devices to use; -1: all there are"))
@@ -170,7 +226,10 @@ class ServeConfig:
         default=Path("key_file.json"), metadata=_help("where the tokens are written at the start")
     )
     certificate_file: Path | None = field(
-        default=None, metadata=_help("TLS certificate chain, PEM; switches TLS on")
+        default=None,
+        metadata=_help(
+            "certificate chain, PEM, of listeners with https:// addresses; none: a self-signed one"
+        ),
     )
     private_key_file: Path | None = field(
         default=None, metadata=_help("private key of the certificate, PEM")
@@ -260,12 +319,23 @@ class ServeConfig:
         _require(self, "num_gpus", minimum=-1)
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"log_level is {self.log_level!r}; use DEBUG, INFO, WARNING or ERROR")
-        if not (self.management_address.is_loopback or self.allow_remote_management):
+        if (self.certificate_file is None) is not (self.private_key_file is None):
+            raise ConfigError("certificate_file and private_key_file belong together; give both")
+        try:
+            re.compile(self.blacklist_env_vars)
+        except re.error as error:
             raise ConfigError(
-                f"management_address is {self.management_address}, which other machines can reach, "
-                "and whoever registers a model runs code here; bind it to 127.0.0.1, or set "
-                "allow_remote_management when the network in front of it is closed"
-            )
+                f"blacklist_env_vars is {self.blacklist_env_vars!r}, which is no regular "
+                f"expression: {error}"
+            ) from error
+        for name in ("management_address", *(["grpc_management_address"] if self.grpc else [])):
+            address: Address = getattr(self, name)
+            if not (address.is_loopback or self.allow_remote_management):
+                raise ConfigError(
+                    f"{name} is {address}, which other machines can reach, and whoever registers "
+                    "a model runs code here; bind it to 127.0.0.1, or set "
+                    "allow_remote_management when the network in front of it is closed"
+                )
 
     @classmethod
     def load(
@@ -360,7 +430,32 @@ def _names(value: object) -> tuple[str, ...]:
     raise TypeError("give a list of names")
 
 
+def _table(value: object) -> dict[str, dict[str, dict[str, Any]]]:
+    """Settings by model and version, from a TOML table or JSON text."""
+    wanted = 'give {"model": {"version": {"batchSize": 4}}}'
+    try:
+        document = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"{wanted}; {error}") from error
+    models = _entries(document, wanted)
+    return {
+        name: {
+            version: _entries(settings, wanted)
+            for version, settings in _entries(versions, wanted).items()
+        }
+        for name, versions in models.items()
+    }
+
+
+def _entries(value: object, wanted: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(wanted)
+    return {str(key): entry for key, entry in value.items()}
+
+
+_TABLE = "Mapping[str, Mapping[str, Mapping[str, Any]]]"
 _CONVERTERS: dict[str, Callable[[object], object]] = {
+    _TABLE: _table,
     "Address": lambda value: Address.parse(str(value)),
     "MetricsMode": lambda value: _metrics_mode(str(value)),
     "Path": lambda value: Path(str(value)),

@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import which
 
 _DRIVER_LIST = Path("/proc/driver/nvidia/gpus")
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds and their period, or `max`
 
 
 def count_gpus(environment: Mapping[str, str] = os.environ) -> int:
@@ -27,6 +28,17 @@ def count_gpus(environment: Mapping[str, str] = os.environ) -> int:
         )
         return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
     return len(list(_DRIVER_LIST.iterdir())) if _DRIVER_LIST.is_dir() else 0
+
+
+def count_cpus(quota_file: Path = _CPU_QUOTA) -> int:
+    """How many CPUs this process may use: its affinity, or its container's quota if less."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    num_cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text(encoding="ascii").split()
+        return max(1, min(num_cpus, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no such file, or `max`
+        return num_cpus
 
 
 @dataclass(slots=True)

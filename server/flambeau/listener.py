@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
+import ssl
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -17,52 +20,75 @@ from flambeau.errors import ConfigError
 _BACKLOG = 2048
 
 
-def bound_socket(audience: Audience, address: Address) -> socket.socket:
-    """A socket that listens at `address`.
-
-    Raises:
-        ConfigError: The address is in use, not this machine's, or not allowed.
-    """
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((address.host, address.port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(
-            f"{audience.value}_address {address} cannot be bound: {error.strerror or error}; "
-            "choose another address, or stop what uses it"
-        ) from error
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Where a listening socket is reached, with the port the kernel chose."""
-    host, port = listener.getsockname()[:2]
-    return f"http://{Address(str(host), int(port))}"
-
-
 class Listener:
-    """A uvicorn server on one socket."""
+    """A uvicorn server on one socket.
 
-    def __init__(self, app: ASGIApp, bound: socket.socket, config: ServeConfig) -> None:
+    Attributes:
+        audiences: Whom it serves.
+        url: Where it is reached, with the port the kernel chose.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        bound: socket.socket,
+        config: ServeConfig,
+        *,
+        audiences: Sequence[Audience],
+        url: str,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        self.audiences = audiences
+        self.url = url
         self._socket = bound
-        self._server = _QuietServer(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_keep_alive=int(config.keep_alive_s),
-            )
+        server_config = uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            timeout_keep_alive=int(config.keep_alive_s),
         )
+        server_config.load()
+        server_config.ssl = tls
+        self._server = _QuietServer(server_config)
         self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(
+        cls,
+        app: ASGIApp,
+        audiences: Sequence[Audience],
+        address: Address,
+        *,
+        config: ServeConfig,
+        tls: ssl.SSLContext | None,
+    ) -> Generator[Listener]:
+        """A listener whose socket is bound, and closed again in the end.
+
+        Args:
+            app: What answers.
+            audiences: Whom it serves.
+            address: Where.
+            config: How long idle connections are kept.
+            tls: What an address with TLS speaks.
+
+        Raises:
+            ConfigError: The address is in use, not this machine's, or not allowed.
+        """
+        with _bound_socket(audiences[0], address) as bound:
+            yield cls(
+                app,
+                bound,
+                config,
+                audiences=audiences,
+                url=_url(bound, address),
+                tls=tls if address.tls else None,
+            )
 
     async def start(self) -> None:
         """Accept connections from now on."""
@@ -104,3 +130,47 @@ class _QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+
+@contextlib.contextmanager
+def _bound_socket(audience: Audience, address: Address) -> Generator[socket.socket]:
+    """A socket that listens at `address`; a Unix socket's file goes away with it."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    listener = socket.socket(socket.AF_UNIX if address.path else family, socket.SOCK_STREAM)
+    with listener, contextlib.ExitStack() as stack:
+        try:
+            if address.path is None:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                listener.bind((address.host, address.port))
+            else:
+                _remove_stale(address.path)
+                listener.bind(str(address.path))
+                stack.callback(address.path.unlink, missing_ok=True)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            raise ConfigError(
+                f"{audience.value}_address {address} cannot be bound: {error.strerror or error}; "
+                "choose another address, or stop what uses it"
+            ) from error
+        yield listener
+
+
+def _url(listener: socket.socket, address: Address) -> str:
+    """Where a listening socket is reached, with the port the kernel chose."""
+    if address.path is not None:
+        return address.url
+    host, port = listener.getsockname()[:2]
+    return replace(address, host=str(host), port=int(port)).url
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket's file that a server left behind when it was killed."""
+    if not path.is_socket():
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return  # `bind` says what is wrong

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from flambeau.errors import ArchiveError
 from flambeau.manifest import Manifest
@@ -19,22 +22,39 @@ from flambeau.store import ModelStore
 class PackageLoader:
     """Opens archives of one store with the server's default settings."""
 
-    def __init__(self, store: ModelStore, *, defaults: ModelSettings) -> None:
+    def __init__(
+        self,
+        store: ModelStore,
+        *,
+        defaults: ModelSettings,
+        model_settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({}),
+    ) -> None:
+        """Open archives of `store`.
+
+        Args:
+            store: Where they are.
+            defaults: What a version runs with unless it is told otherwise.
+            model_settings: By model and version, in the YAML's keys; an archive's YAML wins.
+        """
         self._store = store
         self._defaults = defaults
+        self._model_settings = model_settings
 
-    async def load(self, url: str, *, handler: str | None = None) -> tuple[Package, ModelSettings]:
+    async def load(
+        self, url: str, *, handler: str | None = None, model: str | None = None
+    ) -> tuple[Package, ModelSettings]:
         """Unpack an archive and read what its author wishes for.
 
         Args:
             url: An entry of the model store.
             handler: Overrides the manifest's handler.
+            model: Overrides the manifest's name.
 
         Raises:
             ModelNotFound: There is no such entry.
             ArchiveError: It is unreadable, unsafe or incomplete.
         """
-        return await asyncio.to_thread(self._load, url, handler)
+        return await asyncio.to_thread(self._load, url, handler, model)
 
     async def discard(self, package: Package) -> None:
         """Delete a package's unpacked files."""
@@ -47,12 +67,17 @@ class PackageLoader:
         pairs = [model.rpartition("=") for model in models]
         return [(name or None, url) for name, _, url in pairs]
 
-    def _load(self, url: str, handler: str | None) -> tuple[Package, ModelSettings]:
+    def _load(
+        self, url: str, handler: str | None, model: str | None
+    ) -> tuple[Package, ModelSettings]:
         unpacked = self._store.unpack(self._store.find(url))
         try:
             _check_servable(unpacked.manifest, handler=handler)
             document = read_model_yaml(unpacked.directory, unpacked.manifest.config_file)
-            settings = self._defaults.with_yaml(document)
+            manifest = unpacked.manifest
+            name, version = model or manifest.model_name or "", manifest.model_version
+            configured = self._model_settings.get(name, {}).get(version, {})
+            settings = self._defaults.with_yaml(configured).with_yaml(document)
         except BaseException:
             shutil.rmtree(unpacked.directory, ignore_errors=True)
             raise

@@ -85,6 +85,8 @@ class Registry:
         self._starting = True
         self._accepting = True
         self._startup_failures: dict[str, str] = {}
+        # called after each change of versions, workers or defaults
+        self.on_change: Callable[[], None] = lambda: None
         metrics.watch(versions=self._gauges, ready=lambda: self.is_ready)
 
     # reading
@@ -180,6 +182,7 @@ class Registry:
         version.on_stage = on_stage
         version.start_scaling(registration.settings.min_workers, registration.settings.max_workers)
         _log.info("model registered", extra={"model": model, "version": number})
+        self.on_change()
         return version
 
     async def wait_loaded(self, version: ModelVersion) -> None:
@@ -201,7 +204,13 @@ class Registry:
             A task that runs to its end even if nobody awaits it; it raises as
             `ModelVersion.scale` does.
         """
-        return self._in_background(version.scale(low, high))
+        return self._in_background(self._scale(version, low, high))
+
+    async def _scale(self, version: ModelVersion, low: int, high: int) -> None:
+        try:
+            await version.scale(low, high)
+        finally:
+            self.on_change()
 
     def set_default(self, model: str, version: str) -> None:
         """Let another version answer by default, from the next request on.
@@ -221,6 +230,10 @@ class Registry:
                 f"ready; version {entry.default} stays the default. Scale it up or wait for it."
             )
         self._flip(entry, chosen)
+
+    def choose_default(self, version: ModelVersion) -> None:
+        """Let a version answer by default although its workers are still starting."""
+        self._flip(self._entry(version.model), version)
 
     async def unregister(self, model: str, version: str | None = None) -> None:
         """Remove a version: no new requests from now on; drained, then closed.
@@ -328,6 +341,7 @@ class Registry:
         if entry.default != version.version:
             self._metrics.swaps.labels(version.model).inc()
         entry.default = version.version
+        self.on_change()
 
     async def _remove(self, version: ModelVersion) -> int:
         """Out of the table in this step; then drained and closed even if the caller goes away."""
@@ -339,6 +353,7 @@ class Registry:
             del self._models[version.model]
         elif entry.default == version.version:
             entry.default = next(reversed(entry.versions))
+        self.on_change()
         return await asyncio.shield(self._in_background(self._drain_and_close(version)))
 
     def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:

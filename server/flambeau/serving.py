@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
+import re
 import signal
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import disable_created_metrics
-from starlette.types import ASGIApp
 
+from flambeau.api.auth import Guard, OpenRoute, token_router
 from flambeau.api.health import health_router
 from flambeau.api.inference import inference_router
 from flambeau.api.management import management_router
@@ -25,168 +27,188 @@ from flambeau.api.operations import Operations
 from flambeau.app import Audience, create_app
 from flambeau.config import Address, ServeConfig
 from flambeau.devices import DeviceCycle, count_gpus
-from flambeau.errors import FlambeauError
-from flambeau.listener import Listener, bound_socket, url_of
+from flambeau.listener import Listener
 from flambeau.metrics import CONTENT_TYPE, Metrics
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Host
 from flambeau.packages import PackageLoader
-from flambeau.registry import Registration, Registry
+from flambeau.registry import Registry
+from flambeau.services import MakeService, ServerParts, Service
+from flambeau.startup import load_startup_models, startup_workers
 from flambeau.store import ModelStore
+from flambeau.tls import tls_context
 
 _log = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 1.0  # for the last answers to reach their clients once the deadline has passed
 
+# what every server runs beside its listeners, as far as its configuration wants it
+_SERVICES: tuple[MakeService, ...] = ()
 
-async def serve(config: ServeConfig, *, on_started: Callable[[dict[Audience, str]], None]) -> int:
+
+async def serve(
+    config: ServeConfig,
+    *,
+    on_started: Callable[[dict[Audience, str]], None],
+    environment: Mapping[str, str] = os.environ,
+    services: Sequence[MakeService] = (),
+) -> int:
     """Serve until a signal; returns the exit code.
 
     Args:
         config: Everything it needs to know.
         on_started: Called with each listener's address once all of them accept connections.
+        environment: What workers get of it: all but our own settings and what is blacklisted.
+        services: What runs beside the listeners, besides what every server does.
 
     Raises:
-        ConfigError: An address that cannot be bound.
+        ConfigError: An address that cannot be bound, or a certificate that cannot be used.
     """
-    num_gpus = count_gpus() if config.num_gpus < 0 else config.num_gpus
-    default_workers = config.default_workers_per_model or max(1, num_gpus)
+    num_gpus = count_gpus()
+    num_gpus = num_gpus if config.num_gpus < 0 else min(config.num_gpus, num_gpus)
     # the `_created` series double the page and say little
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the library annotates no result
     metrics = Metrics()
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(ModelStore(config.model_store))
-        packages = PackageLoader(store, defaults=_default_settings(config))
+        packages = PackageLoader(
+            store, defaults=_default_settings(config), model_settings=config.model_settings
+        )
         registry = Registry(
-            host=_host(config, num_gpus=num_gpus),
+            host=_host(config, environment, num_gpus=num_gpus),
             metrics=metrics,
             drain_timeout_s=config.drain_timeout_s,
             discard=packages.discard,
         )
-        apps = _apps(config, registry, packages, metrics)
-        sockets = {
-            audience: stack.enter_context(bound_socket(audience, address))
-            for audience, address in _addresses(config).items()
-        }
+        operations = Operations(
+            registry,
+            packages,
+            enable_model_api=config.enable_model_api,
+            default_workers=config.default_workers_per_model,
+        )
+        parts = ServerParts(
+            config=config,
+            registry=registry,
+            packages=packages,
+            operations=operations,
+            metrics=metrics,
+        )
+        beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
+        listeners = [stack.enter_context(opened) for opened in _listeners(parts)]
         stop = stack.enter_context(_StopSignal())
-        listeners = {
-            audience: Listener(apps[audience], sockets[audience], config) for audience in apps
-        }
-        for listener in listeners.values():
-            await listener.start()
-        on_started({a: url_of(s) for a, s in sockets.items()})
+        await _start([*beside, *listeners])
+        on_started({audience: each.url for each in listeners for audience in each.audiences})
         loading = asyncio.ensure_future(
-            _load_startup_models(config, registry, packages, workers=default_workers)
+            load_startup_models(
+                config, registry, packages, workers=startup_workers(config, num_gpus=num_gpus)
+            )
         )
         loaded_or_stop = {loading, stopped := asyncio.ensure_future(stop.wait())}
         await asyncio.wait(loaded_or_stop, return_when=asyncio.FIRST_COMPLETED)
         registry.startup_done()
+        if loading.done():
+            loading.result()  # one model's failure is noted; anything else ends the server
+            for service in beside:
+                service.models_registered()
         await stopped
         loading.cancel()
         await asyncio.wait({loading})
-        await _shut_down(config, registry, listeners, stop)
+        # predictions come over the first listener and over services; all of these end first
+        await _shut_down(config, registry, [*beside, listeners[0]], listeners[1:], stop)
     _log.info("server stopped")
     return 0
+
+
+async def _start(everything: Sequence[Service | Listener]) -> None:
+    """Start one after the other; when one cannot, stop those before it."""
+    started: list[Service | Listener] = []
+    try:
+        for each in everything:
+            await each.start()
+            started.append(each)
+    except BaseException:
+        await _stop(started, timeout_s=0.0)
+        raise
+
+
+async def _stop(everything: Iterable[Service | Listener], *, timeout_s: float) -> None:
+    await asyncio.gather(*(each.stop(timeout_s=timeout_s) for each in everything))
 
 
 async def _shut_down(
     config: ServeConfig,
     registry: Registry,
-    listeners: dict[Audience, Listener],
+    first: Sequence[Service | Listener],
+    last: Sequence[Listener],
     stop: _StopSignal,
 ) -> None:
     """Drain until everything is answered, the deadline has passed, or a second signal comes."""
     _log.info("stopping: %s", stop.name)
     registry.stop_accepting()
-    everyone = list(listeners.values())
     hurry = asyncio.ensure_future(stop.wait_again())
     await asyncio.wait({hurry}, timeout=config.drain_delay_s)
-    draining = asyncio.ensure_future(_drain(config, registry, listeners))
+    draining = asyncio.ensure_future(_drain(config, registry, first, last))
     await asyncio.wait({hurry, draining}, return_when=asyncio.FIRST_COMPLETED)
     if not draining.done():
         _log.warning("second signal: dropping what is still in flight")
         registry.hurry()
-        for listener in everyone:
-            listener.hurry()
+        for each in (*first, *last):
+            each.hurry()
     hurry.cancel()
     given_up = await draining
     _log.info("drained", extra={"requests_given_up": given_up})
 
 
 async def _drain(
-    config: ServeConfig, registry: Registry, listeners: dict[Audience, Listener]
+    config: ServeConfig,
+    registry: Registry,
+    first: Sequence[Service | Listener],
+    last: Sequence[Listener],
 ) -> int:
     """Finish what is in flight, by the deadline; returns how many requests were given up.
 
     Inference first, so that management and metrics show the draining. Versions stay in the table
     until the deadline, because bodies may still be arriving.
     """
-    inference = listeners.pop(Audience.INFERENCE)
     patience_s = config.drain_timeout_s + _LAST_WORDS_S
-    stopping = asyncio.ensure_future(inference.stop(timeout_s=patience_s))
+    stopping = asyncio.ensure_future(_stop(first, timeout_s=patience_s))
     await asyncio.wait({stopping}, timeout=config.drain_timeout_s)
     if not stopping.done():
         registry.hurry()  # the requests left are answered with errors of ours
     given_up = await registry.close()
     await stopping
-    await asyncio.gather(*(each.stop(timeout_s=_LAST_WORDS_S) for each in listeners.values()))
+    await _stop(last, timeout_s=_LAST_WORDS_S)
     return given_up
 
 
-async def _load_startup_models(
-    config: ServeConfig, registry: Registry, packages: PackageLoader, *, workers: int
-) -> None:
-    """Register what `--models` names; one that fails leaves the server not ready."""
-    for name, url in await packages.startup_urls(config.models):
-        await _load_startup_model(name, url, registry, packages, workers=workers)
-
-
-async def _load_startup_model(
-    name: str | None, url: str, registry: Registry, packages: PackageLoader, *, workers: int
-) -> None:
-    try:
-        package, settings = await packages.load(url)
-        if settings.min_workers == 0:
-            settings = settings.with_workers(workers)
-        package = replace(package, at_startup=True)
-        registry.register(Registration(package=package, settings=settings, model=name))
-    except FlambeauError as error:
-        registry.note_startup_failure(url, str(error))
-        _log.error("%s is not served: %s", url, error)
-
-
-def _apps(
-    config: ServeConfig, registry: Registry, packages: PackageLoader, metrics: Metrics
-) -> dict[Audience, ASGIApp]:
-    routers = {
-        Audience.INFERENCE: [
-            inference_router(registry, max_request_bytes=config.max_request_bytes),
-        ],
-        Audience.MANAGEMENT: [
-            management_router(
-                Operations(
-                    registry,
-                    packages,
-                    enable_model_api=config.enable_model_api,
-                    default_workers=config.default_workers_per_model,
-                )
-            ),
-        ],
-        Audience.METRICS: [_metrics_router(metrics)],
-    }
+def _routers(parts: ServerParts) -> dict[Audience, list[APIRouter]]:
+    """What each audience is offered."""
+    max_bytes = parts.config.max_request_bytes
     return {
-        audience: create_app(
-            audience,
-            [*own, health_router(registry)],
-            metrics=metrics,
-            access_log=config.access_log,
-        )
-        for audience, own in routers.items()
+        Audience.INFERENCE: [inference_router(parts.registry, max_request_bytes=max_bytes)],
+        Audience.MANAGEMENT: [management_router(parts.operations)],
+        Audience.METRICS: [_metrics_router(parts.metrics)],
     }
+
+
+def _listeners(parts: ServerParts) -> Iterator[AbstractContextManager[Listener]]:
+    """One listener for each address, those of predictions first."""
+    config, routers = parts.config, _routers(parts)
+    groups = list(_listening(config))
+    tls = tls_context(config) if any(address.tls for address, _ in groups) else None
+    for address, audiences in groups:
+        offered = itertools.chain.from_iterable(routers[audience] for audience in audiences)
+        app = create_app(
+            audiences,
+            [*offered, health_router(parts.registry)],
+            config=config,
+            metrics=parts.metrics,
+        )
+        yield Listener.open(app, audiences, address, config=config, tls=tls)
 
 
 def _metrics_router(metrics: Metrics) -> APIRouter:
-    router = APIRouter()
+    router = APIRouter(route_class=OpenRoute)
 
     @router.get("/metrics", operation_id="metrics")
     async def scrape(request: Request) -> Response:
@@ -205,22 +227,42 @@ def _default_settings(config: ServeConfig) -> ModelSettings:
     )
 
 
-def _host(config: ServeConfig, *, num_gpus: int) -> Host:
-    environment = {key: v for key, v in os.environ.items() if not key.startswith("FLAMBEAU_")}
+def _host(config: ServeConfig, environment: Mapping[str, str], *, num_gpus: int) -> Host:
+    hidden = re.compile(config.blacklist_env_vars or r"(?!)")  # by default, no name matches
+    kept = {
+        key: value
+        for key, value in environment.items()
+        if not key.startswith("FLAMBEAU_") and not hidden.fullmatch(key)
+    }
     return Host(
         devices=DeviceCycle(num_gpus),
-        environment=environment,
+        environment=kept,
         max_response_bytes=config.max_response_bytes,
         fixed_batch_window=config.fixed_batch_window,
+        worker_ids=itertools.count(config.initial_worker_port),
     )
 
 
-def _addresses(config: ServeConfig) -> dict[Audience, Address]:
-    return {
+def _listening(config: ServeConfig) -> Iterator[tuple[Address, tuple[Audience, ...]]]:
+    """Each address and who is served there: one listener for those who share it; inference first.
+
+    Port 0 is the kernel's to choose, so it is never the same twice.
+    """
+    wanted = {
         Audience.INFERENCE: config.inference_address,
         Audience.MANAGEMENT: config.management_address,
-        Audience.METRICS: config.metrics_address,
     }
+    if config.metrics_api:
+        wanted[Audience.METRICS] = config.metrics_address
+    groups: list[tuple[Address, tuple[Audience, ...]]] = []
+    for audience, address in wanted.items():
+        for place, (other, audiences) in enumerate(groups):
+            if address == other and (address.port or address.path):
+                groups[place] = (address, (*audiences, audience))
+                break
+        else:
+            groups.append((address, (audience,)))
+    yield from groups
 
 
 class _StopSignal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -27,11 +28,29 @@ class Edge:
     Puts `request_id` into the scope's state, where routes and logs find it.
     """
 
-    def __init__(self, app: ASGIApp, *, listener: str, metrics: Metrics, access_log: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        listener: str,
+        metrics: Metrics,
+        access_log: bool,
+        headers: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        """Surround `app`.
+
+        Args:
+            app: What answers.
+            listener: The listener's name in logs and metrics.
+            metrics: Where responses count.
+            access_log: Whether each request is logged.
+            headers: What every response carries unless it has such a header already.
+        """
         self._app = app
         self._listener = listener
         self._metrics = metrics
         self._access_log = access_log
+        self._headers = [(name.lower().encode(), value.encode()) for name, value in headers]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -46,10 +65,12 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                present = {name.lower() for name, _ in message["headers"]} if self._headers else ()
                 message["headers"] = [
                     *message["headers"],
                     (b"x-request-id", request_id.encode()),
                     *_COMMON_HEADERS,
+                    *(pair for pair in self._headers if pair[0] not in present),
                 ]
             await send(message)
 

@@ -1,0 +1,52 @@
+"""The models that are served from the start: which, with how many workers, and which by default."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from flambeau.config import ServeConfig
+from flambeau.devices import count_cpus
+from flambeau.errors import FlambeauError
+from flambeau.packages import PackageLoader
+from flambeau.registry import Registration, Registry
+
+_log = logging.getLogger(__name__)
+
+
+def startup_workers(config: ServeConfig, *, num_gpus: int) -> int:
+    """Workers of a model that says nothing of them itself."""
+    alone = count_cpus() if config.one_worker_per_cpu else 1
+    return config.default_workers_per_model or num_gpus or alone
+
+
+async def load_startup_models(
+    config: ServeConfig, registry: Registry, packages: PackageLoader, *, workers: int
+) -> None:
+    """Register what `config.models` names; one that fails leaves the server not ready."""
+    for name, url in await packages.startup_urls(config.models):
+        await _load(name, url, config, registry, packages, workers=workers)
+
+
+async def _load(
+    name: str | None,
+    url: str,
+    config: ServeConfig,
+    registry: Registry,
+    packages: PackageLoader,
+    *,
+    workers: int,
+) -> None:
+    try:
+        package, settings = await packages.load(url, model=name)
+        if settings.min_workers == 0:
+            settings = settings.with_workers(workers)
+        package = replace(package, at_startup=True)
+        version = registry.register(Registration(package=package, settings=settings, model=name))
+    except FlambeauError as error:
+        registry.note_startup_failure(url, str(error))
+        _log.error("%s is not served: %s", url, error)
+        return
+    wishes = config.model_settings.get(version.model, {}).get(version.version, {})
+    if wishes.get("defaultVersion") is True:
+        registry.choose_default(version)

@@ -1,0 +1,118 @@
+"""TLS for listeners: with the certificate that was given, or one made for this start.
+
+A client that speaks plain HTTP to a TLS port is told so, as TorchServe does, where most servers
+just hang up.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import socket
+import ssl
+import subprocess
+import tempfile
+from pathlib import Path
+
+from flambeau.config import ServeConfig
+from flambeau.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+
+_SELF_SIGNED_DAYS = 365
+_BODY = b'{\n  "status": "This TorchServe instance only accepts HTTPS requests"\n}\n'
+_ONLY_HTTPS = (
+    b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    b"content-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)
+
+
+def tls_context(config: ServeConfig) -> ssl.SSLContext:
+    """What listeners with https addresses speak.
+
+    Raises:
+        ConfigError: The certificate or its key cannot be used, or none can be made.
+    """
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if config.certificate_file is None or config.private_key_file is None:
+        _use_self_signed(context)
+        return context
+    try:
+        context.load_cert_chain(config.certificate_file, config.private_key_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"certificate_file {config.certificate_file} with private_key_file "
+            f"{config.private_key_file} cannot be used: {error}; give a PEM certificate chain and "
+            "its key without a passphrase"
+        ) from error
+    return context
+
+
+def _use_self_signed(context: ssl.SSLContext) -> None:
+    """Have `openssl` make a certificate that lives as long as this process."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        raise ConfigError(
+            "an https:// address needs certificate_file and private_key_file: there is no "
+            "`openssl` here to make a self-signed certificate with"
+        )
+    host = socket.gethostname()
+    with tempfile.TemporaryDirectory(prefix="flambeau-tls-") as directory:
+        certificate, key = Path(directory, "certificate.pem"), Path(directory, "key.pem")
+        done = subprocess.run(
+            [
+                *(openssl, "req", "-x509", "-nodes", "-days", str(_SELF_SIGNED_DAYS)),
+                *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+                *("-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)),
+                *("-addext", f"subjectAltName=DNS:localhost,DNS:{host},IP:127.0.0.1,IP:::1"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ConfigError(f"openssl made no self-signed certificate: {done.stderr.strip()}")
+        context.load_cert_chain(certificate, key)
+    _log.warning("using a self-signed certificate; set certificate_file for one clients trust")
+
+
+class _Context(ssl.SSLContext):
+    """Makes connections that answer plain HTTP."""
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,  # noqa: FBT001, FBT002  # as the method it overrides
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        self.sslobject_class = _Connection
+        connection = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        assert isinstance(connection, _Connection)
+        connection.outgoing = outgoing
+        return connection
+
+
+class _Connection(ssl.SSLObject):
+    """A TLS connection; one that begins with a plain HTTP request gets a plain answer.
+
+    After that it waits for more of a handshake that never comes: the client hangs up, or the event
+    loop does at the handshake's deadline.
+    """
+
+    outgoing: ssl.MemoryBIO | None = None
+    _is_plain = False
+
+    def do_handshake(self) -> None:
+        if self._is_plain:
+            raise ssl.SSLWantReadError
+        try:
+            super().do_handshake()
+        except ssl.SSLError as error:
+            if error.reason != "HTTP_REQUEST" or self.outgoing is None:
+                raise
+            self._is_plain = True
+            self.outgoing.write(_ONLY_HTTPS)
+            raise ssl.SSLWantReadError from error
