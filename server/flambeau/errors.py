@@ -11,6 +11,7 @@
     |  |- BodyTooLarge           the body is over the limit
     |  |- BadParameter           a query value or JSON field is missing or wrong
     |  |- Unauthorized           no token, or none that is valid
+    |  |  `- TokenRefused          the same, or one for something else, as TorchServe says it
     |  |- Forbidden              the token is for something else
     |  |- NotFound               no such route, model, version or archive
     |  |- MethodNotAllowed       the route exists, the method does not
@@ -76,6 +77,10 @@ class BadParameter(RequestError):  # noqa: N818
 
 class Unauthorized(RequestError):  # noqa: N818
     """The request carries no token, or none that is valid now."""
+
+
+class TokenRefused(Unauthorized):
+    """The token is missing, wrong or for something else; `token_status_400` asks for one answer."""
 
 
 class Forbidden(RequestError):  # noqa: N818

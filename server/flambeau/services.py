@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from flambeau.api.auth import Guard
 from flambeau.api.operations import Operations
 from flambeau.config import ServeConfig
 from flambeau.metrics import Metrics
@@ -28,6 +29,7 @@ class ServerParts:
     packages: PackageLoader
     operations: Operations
     metrics: Metrics
+    guard: Guard
 
 
 class Service:

@@ -27,6 +27,7 @@ from flambeau.api.operations import Operations
 from flambeau.app import Audience, create_app
 from flambeau.config import Address, ServeConfig
 from flambeau.devices import DeviceCycle, count_gpus
+from flambeau.key_file import Tokens
 from flambeau.listener import Listener
 from flambeau.metrics import CONTENT_TYPE, Metrics
 from flambeau.model_settings import ModelSettings
@@ -86,15 +87,17 @@ async def serve(
             enable_model_api=config.enable_model_api,
             default_workers=config.default_workers_per_model,
         )
+        tokens = stack.enter_context(Tokens.opened(config))
         parts = ServerParts(
             config=config,
             registry=registry,
             packages=packages,
             operations=operations,
             metrics=metrics,
+            guard=Guard(tokens.keys if tokens else None, status_400=config.token_status_400),
         )
         beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
-        listeners = [stack.enter_context(opened) for opened in _listeners(parts)]
+        listeners = [stack.enter_context(opened) for opened in _listeners(parts, tokens)]
         stop = stack.enter_context(_StopSignal())
         await _start([*beside, *listeners])
         on_started({audience: each.url for each in listeners for audience in each.audiences})
@@ -181,19 +184,24 @@ async def _drain(
     return given_up
 
 
-def _routers(parts: ServerParts) -> dict[Audience, list[APIRouter]]:
+def _routers(parts: ServerParts, tokens: Tokens | None) -> dict[Audience, list[APIRouter]]:
     """What each audience is offered."""
     max_bytes = parts.config.max_request_bytes
     return {
         Audience.INFERENCE: [inference_router(parts.registry, max_request_bytes=max_bytes)],
-        Audience.MANAGEMENT: [management_router(parts.operations)],
+        Audience.MANAGEMENT: [
+            management_router(parts.operations),
+            *([token_router(tokens)] if tokens else []),
+        ],
         Audience.METRICS: [_metrics_router(parts.metrics)],
     }
 
 
-def _listeners(parts: ServerParts) -> Iterator[AbstractContextManager[Listener]]:
+def _listeners(
+    parts: ServerParts, tokens: Tokens | None
+) -> Iterator[AbstractContextManager[Listener]]:
     """One listener for each address, those of predictions first."""
-    config, routers = parts.config, _routers(parts)
+    config, routers = parts.config, _routers(parts, tokens)
     groups = list(_listening(config))
     tls = tls_context(config) if any(address.tls for address, _ in groups) else None
     for address, audiences in groups:
@@ -203,6 +211,7 @@ def _listeners(parts: ServerParts) -> Iterator[AbstractContextManager[Listener]]
             [*offered, health_router(parts.registry)],
             config=config,
             metrics=parts.metrics,
+            guard=parts.guard,
         )
         yield Listener.open(app, audiences, address, config=config, tls=tls)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
+from flambeau.api.auth import InferenceRoute
 from flambeau.api.body import read_body, split_inputs
 from flambeau.api.responses import PrettyJSON
 from flambeau.batcher import PendingRequest
@@ -34,7 +35,7 @@ _OURS = {"connection", "content-length", "transfer-encoding", "x-request-id", _V
 
 def inference_router(registry: Registry, *, max_request_bytes: int) -> APIRouter:
     """Routes that answer with a model."""
-    router = APIRouter()
+    router = APIRouter(route_class=InferenceRoute)
 
     one, exact = "/predictions/{model_name}", "/predictions/{model_name}/{model_version}"
 

@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
+from flambeau.api.auth import ManagementRoute
 from flambeau.api.body import read_body
 from flambeau.api.openapi import PARAMETERS, document_of
 from flambeau.api.operations import Answer, Operations
@@ -24,7 +25,7 @@ _MAX_JSON_BYTES = 1 << 20
 
 def management_router(operations: Operations) -> APIRouter:
     """The table of routes; operation ids are TorchServe's, and `deployModel` is ours."""
-    router = APIRouter()
+    router = APIRouter(route_class=ManagementRoute)
     routes = _Routes(operations)
     one, version = "/models/{model_name}", "/models/{model_name}/{model_version}"
     for method, path, endpoint, operation_id in (

@@ -61,15 +61,35 @@ PARAMETERS: dict[str, list[dict[str, object]]] = {
 }
 
 
+# a path that TorchServe's documents have on every port
+_METRICS = {
+    "operationId": "metrics",
+    "description": "Prometheus metrics; answered by the metrics listener",
+    "parameters": [
+        {
+            "in": "query",
+            "name": "name[]",
+            "description": "names of the metrics to show; all when not given",
+            "required": False,
+            "schema": {"type": "array", "items": {"type": "string"}},
+        }
+    ],
+    "responses": {"200": {"description": "Prometheus text exposition"}},
+}
+
+
 def document_of(app: FastAPI) -> dict[str, Any]:
-    """The application's document; requests are never refused as 422, whatever FastAPI thinks."""
-    document: dict[str, Any] = dict(app.openapi())
-    document.pop("components", None)  # they describe that refusal only
-    document["paths"] = {
+    """The application's document, in the version of TorchServe's.
+
+    What FastAPI says of status 422 is left away: no request is refused so.
+    """
+    whole: dict[str, Any] = app.openapi()
+    paths = {
         path: {method: _without_422(operation) for method, operation in item.items()}
-        for path, item in document["paths"].items()
+        for path, item in whole["paths"].items()
     }
-    return document
+    paths.setdefault("/metrics", {"get": _METRICS})
+    return {"openapi": "3.0.1", "info": whole["info"], "paths": paths}
 
 
 def _without_422(operation: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.MethodNotAllowed: (405, "MethodNotAllowedException"),
     errors.DefaultVersionInUse: (403, "InvalidModelVersionException"),
     errors.Unauthorized: (401, "InvalidKeyException"),
+    errors.TokenRefused: (400, "InvalidKeyException"),
     errors.Forbidden: (403, "InvalidKeyException"),
     errors.Conflict: (409, "ConflictStatusException"),
     errors.Overloaded: (503, "ServiceUnavailableException"),
@@ -67,6 +68,8 @@ def error_response(error: BaseException, *, headers: Mapping[str, str] | None = 
     extra = dict(headers or {})
     if isinstance(error, errors.Overloaded):
         extra["retry-after"] = str(error.retry_after_s)
+    if code == HTTPStatus.UNAUTHORIZED:
+        extra["www-authenticate"] = "Bearer"
     if isinstance(error, errors.BodyTooLarge):
         extra["connection"] = "close"  # the rest of the body is not read
     known = isinstance(error, errors.FlambeauError)
