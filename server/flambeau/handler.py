@@ -2,21 +2,25 @@
 
 A handler is what an archive's author writes. The worker makes one, calls `initialize(context)`
 once, then `handle(data, context)` per batch; `codec.py` says what `data` holds and what may be
-returned. `handlers/README.md` teaches writing one.
+returned. `handlers/README.md` teaches writing one, `weights/` reads the kinds of models.
 """
 
 from __future__ import annotations
 
-import json
-import logging
+import os
+import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from flambeau import torchscript
-from flambeau.errors import ArchiveError
-from flambeau.module_files import classes_defined_in, load_module
+from flambeau import profiling, torchscript
+from flambeau.errors import ArchiveError, InvalidInput
+from flambeau.labels import INDEX_TO_NAME, load_label_mapping
+from flambeau.step_timing import timed
+from flambeau.weights import eager, exported, onnx_session, pickled
+from flambeau.weights.compiled import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +28,11 @@ if TYPE_CHECKING:
     from flambeau.codec import Row
     from flambeau.context import Context
 
-logger = logging.getLogger(__name__)
-
-INDEX_TO_NAME = "index_to_name.json"
+_KINDS_HINT: Final = (
+    "give a TorchScript program (.pt), a torch.export program or AOTInductor package (.pt2), an "
+    "ONNX model (.onnx), or --model-file with weights"
+)
+_SO_HINT: Final = "write `pt2: {export: {aot_compile: true}}` into the model's YAML to load it"
 
 
 class BaseHandler:
@@ -36,8 +42,15 @@ class BaseHandler:
         model: What `inference` calls.
         mapping: Labels by class index as text, from `index_to_name.json`; None without one.
         device: Where the model is.
+        map_location: The device's type, e.g. `cpu` or `cuda`.
         initialized: Whether `initialize` has succeeded.
         context: The context of the last call.
+        manifest: `MAR-INF/MANIFEST.json`, as it is.
+        model_pt_path: The file the manifest names as the model's; None when it names none.
+        model_yaml_config: The model's YAML, or an empty dict.
+        explain: Whether the last batch asked for an explanation.
+        target: The class that is explained when a request names none.
+        profiler_args: Arguments for `torch.profiler.profile`.
         check_samples: Whether `inference` maps the program's inputs to its outputs, so that the
             worker can compare it with the archive's samples before it takes requests. Set it to
             False in a handler whose `inference` takes or gives something else.
@@ -59,6 +72,8 @@ class BaseHandler:
         self.explain = False
         self.target = 0
         self.profiler_args: dict[str, Any] = {}
+        # while a batch is profiled
+        self._profiling = False
 
     def initialize(self, context: Context) -> None:
         """Load the model named in the manifest, and the labels beside it.
@@ -73,24 +88,43 @@ class BaseHandler:
         self.map_location = self.device.type
         model_dir = Path(context.system_properties["model_dir"])
         model = self.manifest.get("model", {})
-        model_file, weights = model.get("modelFile"), model.get("serializedFile")
+        weights = model.get("serializedFile")
         self.model_pt_path = str(model_dir / weights) if weights else None
-        if model_file:
-            self.model = self._load_pickled_model(str(model_dir), model_file, self.model_pt_path)
-        elif weights and weights.endswith((".pt", ".pth", ".ts")):
-            self.model = self._load_torchscript_model(str(model_dir / weights))
-        else:
-            raise ArchiveError(
-                f"No model weights could be loaded: the manifest names {weights!r} and no model "
-                "file; give a TorchScript program (model.pt), or --model-file with weights"
-            )
-        if "pt2" in self.model_yaml_config:
-            logger.warning("pt2 settings are not supported yet; the model runs as it is")
+        self.model = compiled(
+            self._load_model(model_dir, model.get("modelFile")), self.model_yaml_config.get("pt2")
+        )
         self.mapping = load_label_mapping(model_dir / INDEX_TO_NAME)
         self.initialized = True
 
     def get_device(self) -> torch.device:
         return self.device
+
+    def _load_model(self, model_dir: Path, model_file: str | None) -> Any:  # noqa: ANN401  # any callable
+        """The model, by what the manifest names: a model file first, else the weights' suffix."""
+        path = self.model_pt_path
+        if model_file:
+            model = self._load_pickled_model(str(model_dir), model_file, path)
+            return model.to(self.device).eval()
+        if path is None or not Path(path).is_file():
+            raise ArchiveError(
+                "No model weights could be loaded: the manifest names "
+                f"{Path(path).name if path else 'no serialized file'!r} and no model file, and "
+                "there is none; build the archive again with --serialized-file"
+            )
+        match Path(path).suffix:
+            case ".pt" | ".pth" | ".ts":
+                return self._load_torchscript_model(path)
+            case ".onnx":
+                return onnx_session.load(Path(path), device=self.device)
+            case ".pt2":
+                return exported.load(Path(path), device=self.device)
+            case ".so" if self._use_torch_export_aot_compile():
+                return self._load_torch_export_aot_compile(path)
+            case suffix:
+                hint = _SO_HINT if suffix == ".so" else _KINDS_HINT
+                raise ArchiveError(
+                    f"No model weights could be loaded from {Path(path).name}; {hint}"
+                )
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:  # noqa: ANN401  # any callable
         return torchscript.load(Path(model_pt_path), device=self.device)
@@ -98,22 +132,38 @@ class BaseHandler:
     def _load_pickled_model(
         self, model_dir: str, model_file: str, model_pt_path: str | None
     ) -> torch.nn.Module:
-        """Make the one model class of a Python file and load its weights, a plain state dict."""
-        model = _model_class(Path(model_dir) / model_file)()
+        """Make the one model class of a Python file and load its weights, a state dict."""
+        model = eager.make_model(Path(model_dir) / model_file)
         if model_pt_path is not None:
-            model.load_state_dict(_load_state_dict(Path(model_pt_path), self.device))
-        return model.to(self.device).eval()
+            allowed = pickled.is_allowed(self.model_yaml_config)
+            model.load_state_dict(
+                eager.read_state_dict(Path(model_pt_path), device=self.device, allow_pickle=allowed)
+            )
+        return model
 
+    def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:  # noqa: ANN401  # any callable
+        """Load what AOTInductor compiled to a `.so` file."""
+        return exported.load_library(Path(model_so_path), device=self.device)
+
+    def _use_torch_export_aot_compile(self) -> bool:
+        match self.model_yaml_config.get("pt2"):
+            case {"export": {"aot_compile": True}}:
+                return True
+            case _:
+                return False
+
+    @timed
     def preprocess(self, data: Sequence[Row]) -> Any:  # noqa: ANN401  # what inference takes
         """A batch of rows to what `inference` takes; override it for rows that are dicts."""
         return torch.as_tensor(data, device=self.device)
 
+    @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # model's
-        """Run the model, without autograd, on tensors moved to its device."""
+        """Run the model, without autograd, on tensors, or lists of them, moved to its device."""
         with torch.inference_mode():
-            moved = [item.to(self.device) if _is_tensor(item) else item for item in (data, *args)]
-            return self.model(*moved, **kwargs)
+            return self.model(*(_moved(item, self.device) for item in (data, *args)), **kwargs)
 
+    @timed
     def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # what inference gives
         """The outputs of a batch to a list with one item per request."""
         answers: list[Any] = data.tolist()
@@ -126,19 +176,59 @@ class BaseHandler:
             One item per request, in order. An `InvalidInput` or `UnsupportedContentType` in
             place of an item fails that request alone.
         """
+        began_at = time.perf_counter()
         self.context = context
+        if profiling.is_enabled():
+            answers, _ = self._infer_with_profiler(data)
+        else:
+            answers = self._answer(data)
+        metrics: Any = context.metrics
+        if metrics is not None:
+            elapsed_ms = (time.perf_counter() - began_at) * 1000
+            metrics.add_time("HandlerTime", round(elapsed_ms, 2), None, "ms")
+        return answers
+
+    def _answer(self, data: Sequence[Row]) -> list[Any]:
+        """Describe, explain or predict, whichever the first request asks for."""
         if self._is_describe():
             return [self.describe_handle()]
-        inputs = self.preprocess(data)
-        if self._is_explain():
-            return self.explain_handle(inputs, data)
-        return self.postprocess(self.inference(inputs))
+        with self._step("preprocess"):
+            inputs = self.preprocess(data)
+        self.explain = self._is_explain()
+        if self.explain:
+            with self._step("explain"):
+                return self.explain_handle(inputs, data)
+        with self._step("inference"):
+            outputs = self.inference(inputs)
+        with self._step("postprocess"):
+            return self.postprocess(outputs)
 
-    def explain_handle(self, data_preprocess: Any, raw_data: Sequence[Row]) -> list[Any]:  # noqa: ANN401
-        """Explain the first row, by the `get_insights(tensor, inputs, target)` of a subclass."""
+    def _infer_with_profiler(self, data: Sequence[Row]) -> tuple[list[Any], torch.profiler.profile]:
+        """Answer one batch and write a trace of it; returns the profiler beside the answers."""
+        assert self.context is not None
+        self._profiling = True
+        try:
+            with profiling.profiler(self.context.model_name, self.profiler_args) as profile:
+                answers = self._answer(data)
+        finally:
+            self._profiling = False
+        return answers, profile
+
+    def _step(self, name: str) -> AbstractContextManager[Any]:
+        """Name a part of the trace, when there is one."""
+        return torch.profiler.record_function(name) if self._profiling else nullcontext()
+
+    def explain_handle(self, data_preprocess: Any, raw_data: Sequence[Any]) -> list[Any]:  # noqa: ANN401
+        """Explain the first row, by the `get_insights(tensor, inputs, target)` of a subclass.
+
+        Raises:
+            InvalidInput: The row's `target` is not a class index.
+        """
         row = raw_data[0]
-        inputs = row.get("data") or row.get("body")
-        target = int(row.get("target") or self.target)
+        inputs, target = row, self.target
+        if isinstance(row, dict):
+            inputs = row.get("data") or row.get("body")
+            target = _class_index(row.get("target")) or self.target
         answers: list[Any] = self.get_insights(data_preprocess, inputs, target)
         return answers
 
@@ -165,72 +255,28 @@ class BaseHandler:
 def device_of(context: Context) -> torch.device:
     """The device the context names, else the CPU."""
     gpu_id = context.system_properties.get("gpu_id")
-    if gpu_id is not None and torch.cuda.is_available():
+    if gpu_id is None:
+        return torch.device("cpu")
+    if torch.cuda.is_available():
         return torch.device("cuda", gpu_id)
-    return torch.device("cpu")
+    if os.environ.get("TS_IPEX_GPU_ENABLE") == "true" and torch.xpu.is_available():
+        return torch.device("xpu", gpu_id)
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def load_label_mapping(path: Path) -> dict[str, str] | None:
-    """Read `index_to_name.json`: labels by class index as text; None when there is no such file.
+def _moved(item: Any, device: torch.device) -> Any:  # noqa: ANN401  # whatever a model takes
+    if isinstance(item, torch.Tensor):
+        return item.to(device)
+    if isinstance(item, list) and all(isinstance(part, torch.Tensor) for part in item):
+        return [part.to(device) for part in item]
+    return item
 
-    Accepts `{"0": "cat"}`, `{"0": ["n02123045", "tabby"]}` (the last item is the label) and
-    `{"object_type_names": ["cat", ...]}`.
 
-    Raises:
-        ArchiveError: The file is none of these.
-    """
-    if not path.is_file():
-        return None
+def _class_index(value: object) -> int:
+    """A form field, or a JSON number, as an index; 0 when it is not there."""
+    if not isinstance(value, (str, bytes, bytearray, int)):
+        return 0
     try:
-        mapping = json.loads(path.read_bytes())
+        return int(value or 0)
     except ValueError as error:
-        raise ArchiveError(f"{path.name} is not JSON ({error})") from error
-    if isinstance(mapping, dict) and isinstance(mapping.get("object_type_names"), list):
-        mapping = dict(enumerate(mapping["object_type_names"]))
-    if not isinstance(mapping, dict):
-        raise ArchiveError(f'{path.name} is not an object like {{"0": "cat", "1": "dog"}}')
-    return {str(index): _label(index, value, path) for index, value in mapping.items()}
-
-
-def _label(index: object, value: object, path: Path) -> str:
-    if isinstance(value, list) and value:
-        value = value[-1]
-    if not isinstance(value, (str, int)):
-        raise ArchiveError(f"{path.name} names class {index} {value!r}; give text")
-    return str(value)
-
-
-def _model_class(path: Path) -> type[torch.nn.Module]:
-    defined = classes_defined_in(load_module(path))
-    classes = [value for value in defined if issubclass(value, torch.nn.Module)]
-    if len(classes) != 1:
-        names = ", ".join(c.__name__ for c in classes) or "none"
-        raise ArchiveError(
-            f"{path.name} defines these nn.Module classes: {names}; keep exactly one in it and "
-            "import its parts from another file"
-        )
-    return classes[0]
-
-
-def _load_state_dict(path: Path, device: torch.device) -> dict[str, Any]:
-    try:
-        weights = torch.load(path, map_location=device, weights_only=True)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # unpickling raises many kinds
-        reason = str(error).strip().partition("\n")[0]
-        raise ArchiveError(
-            f"{path.name} holds more than tensors, or is damaged, and is not loaded, as that could "
-            f"run code ({type(error).__name__}: {reason}); save it again with "
-            "torch.save(model.state_dict(), ...)"
-        ) from error
-    if not isinstance(weights, dict):
-        raise ArchiveError(
-            f"{path.name} holds a {type(weights).__name__}, not a state dict; save it again with "
-            "torch.save(model.state_dict(), ...)"
-        )
-    return weights
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, torch.Tensor)
+        raise InvalidInput(f"target is {value!r}; send the index of a class") from error

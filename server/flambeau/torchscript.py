@@ -76,6 +76,11 @@ def load(path: Path, *, device: torch.device | str) -> torch.jit.ScriptModule:
     return program
 
 
+def is_program(model: object) -> bool:
+    """Whether this is what `trace`, `script` and `load` give."""
+    return isinstance(model, torch.jit.ScriptModule)
+
+
 @contextmanager
 def _quiet() -> Generator[None]:
     """Drop the deprecation warnings of `torch.jit` itself, and no others."""

@@ -1,0 +1,56 @@
+"""The only place that unpickles, and only for a model whose YAML says so.
+
+A pickle is a program: reading it runs whatever its author wrote. So weights are read as tensors and
+nothing else, until the archive's YAML states that its author is trusted:
+
+    handler:
+      allow_pickle: true
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from flambeau.errors import ArchiveError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+WAY_OUT = (
+    "if you trust the file's author, write `handler: {allow_pickle: true}` into the model's YAML"
+)
+
+
+def is_allowed(model_yaml: Mapping[str, Any]) -> bool:
+    """Whether the YAML's `handler.allow_pickle` is true; without one it is not.
+
+    Raises:
+        ArchiveError: It is neither true nor false.
+    """
+    settings = model_yaml.get("handler")
+    allowed = settings.get("allow_pickle", False) if isinstance(settings, dict) else False
+    if isinstance(allowed, bool):
+        return allowed
+    raise ArchiveError(f"handler.allow_pickle is {allowed!r}; write true or false")
+
+
+def allow_in_this_process() -> None:
+    """Let `torch.load` in a handler's own code unpickle, unless the call itself decides.
+
+    By PyTorch's own switch, which it reads at every call; a worker serves one model.
+    """
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+
+
+def load(path: Path, *, device: torch.device) -> object:
+    """Unpickle a file of `torch.save`; whatever code it names is run.
+
+    Raises:
+        Exception: Whatever that code raises.
+    """
+    loaded: object = torch.load(path, map_location=device, weights_only=False)
+    return loaded
