@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 
 MAX_SAMPLES: Final = 10_000  # between two answers
 _MAX_NAMES: Final = 1_000  # that are not listed, of one model
+_BUILT_IN: Final = {"HandlerTime", "PredictionTime"}  # not listed on purpose
 _TIME_UNITS: Final = ("ms", "s")
 _SIZE_UNITS: Final = ("MB", "kB", "GB", "B")
 
@@ -290,7 +291,7 @@ class MetricsCache:
         with self._lock:
             is_new = name not in self._refused and len(self._refused) < _MAX_NAMES
             self._refused |= {name} if is_new else set()
-        if is_new:
+        if is_new and name not in _BUILT_IN:
             _log.warning(
                 "metric %s is dropped: list it under model_metrics in metrics.yaml "
                 "(metrics_config), or set model_metrics_auto_detect",

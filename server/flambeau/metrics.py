@@ -1,285 +1,109 @@
 """Every Prometheus series of the server, in one object that is handed to whoever counts.
 
-Names starting with `flambeau_` are ours and aggregate over processes (histograms, not averages);
-`ts_*` and `Requests2XX`... are TorchServe's, spelt as its dashboards expect. Labels come from
-registered models only, never from a request.
+Names starting with `flambeau_` are ours (`metrics_own.py`); the others are TorchServe's, spelt as
+its dashboards expect: the server's (`metrics_board.py`) and handlers' (`metrics_of_models.py`).
+Labels come from registered models and from handlers, never from a request.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import Final
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import generate_latest
 
-from flambeau.messages import MetricSample
+from flambeau.config import MetricsMode
+from flambeau.messages import MetricSpec
+from flambeau.metrics_board import Clock, MetricsBoard
+from flambeau.metrics_config import MetricsConfig, series_names
+from flambeau.metrics_of_models import ModelMetricsBoard
+from flambeau.metrics_of_version import HOST, OUTCOMES, VersionMetrics
+from flambeau.metrics_own import OwnMetrics, VersionGauges
+from flambeau.system_metrics import SystemValue
 
-# seconds: from a tiny model on a fast machine to a handler's default deadline
-_SECONDS = (
-    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
-    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0),
-)
-_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_VERSION = ("model", "version")
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["CONTENT_TYPE", "OUTCOMES", "Metrics", "VersionGauges", "VersionMetrics"]
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class VersionGauges:
-    """One version's state at the moment of a scrape."""
-
-    model: str
-    version: str
-    is_default: bool
-    num_waiting: int
-    workers_by_state: dict[str, int]
-
-
-class VersionMetrics:
-    """One version's series, with the labels bound once."""
-
-    def __init__(self, metrics: Metrics, *, model: str, version: str) -> None:
-        self._requests = {
-            outcome: metrics.requests.labels(model, version, outcome) for outcome in OUTCOMES
-        }
-        self._request_s = metrics.request_s.labels(model, version)
-        self._queue_wait_s = metrics.queue_wait_s.labels(model, version)
-        self._handler_s = metrics.handler_s.labels(model, version)
-        self._batch_size = metrics.batch_size.labels(model, version)
-        self._restarts = metrics.worker_restarts.labels(model, version)
-        self._ts_queue_us = metrics.ts_queue_us.labels(model, version)
-        self._ts_inference_us = metrics.ts_inference_us.labels(model, version)
-        self._ts_requests = metrics.ts_requests.labels(model, version)
-
-    def request_accepted(self, *, version_given: bool = True) -> None:
-        """Count one request that goes to this version, even if the queue then refuses it."""
-        self._ts_requests.inc()
-
-    def request_done(self, *, outcome: str, duration_s: float, version_given: bool = True) -> None:
-        """Count one answered request; `outcome` is one of `OUTCOMES`."""
-        self._requests[outcome].inc()
-        self._request_s.observe(duration_s)
-        self._ts_inference_us.inc(duration_s * 1e6)
-
-    def batch_started(
-        self,
-        *,
-        size: int,
-        queue_waits_s: Sequence[float],
-        versions_given: Sequence[bool] | None = None,
-    ) -> None:
-        """Count a batch that a worker gets, with each request's wait."""
-        self._batch_size.observe(size)
-        for wait_s in queue_waits_s:
-            self._queue_wait_s.observe(wait_s)
-            self._ts_queue_us.inc(wait_s * 1e6)
-
-    def batch_done(self, *, handler_s: float, roundtrip_s: float | None = None) -> None:
-        """Count an answered batch: the handler's time, and from sending it to its answer."""
-        self._handler_s.observe(handler_s)
-
-    def samples(self, samples: Sequence[MetricSample]) -> None:
-        """Take what handlers emitted."""
-
-    def worker_loaded(self, *, worker_id: str, load_s: float) -> None:
-        """Note how long a worker took to load the model."""
-
-    def worker_restarted(self) -> None:
-        self._restarts.inc()
-
-    def close(self) -> None:
-        """Forget the version's gauges; call it when the version has closed."""
-
-
-OUTCOMES = ("ok", "request_error", "overloaded", "worker_error", "cancelled")
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """Owner of the Prometheus registry; one per server."""
+    """Owner of all series; one per server.
 
-    def __init__(self) -> None:
-        registry = CollectorRegistry()
-        self._registry = registry
-        self.requests = Counter(
-            "flambeau_requests",
-            "Predictions answered, by outcome",
-            (*_VERSION, "outcome"),
-            registry=registry,
+    Attributes:
+        own: Flambeau's own.
+        board: TorchServe's of the server.
+        models: TorchServe's of handlers.
+        auto_detect: Whether handlers may emit metrics that are not listed.
+    """
+
+    def __init__(
+        self,
+        config: MetricsConfig | None = None,
+        *,
+        mode: MetricsMode = MetricsMode.PROMETHEUS,
+        auto_detect: bool = False,
+        hostname: str | None = None,
+        clock: Clock = time.time,
+    ) -> None:
+        """Begin counting.
+
+        Args:
+            config: Which of TorchServe's metrics are kept; its own default if None.
+            mode: Where those go.
+            auto_detect: Take metrics from handlers that are not listed.
+            hostname: The label's value; this machine's name if None.
+            clock: Seconds since the epoch, for lines in the log.
+        """
+        listed = config or MetricsConfig.read(None)
+        name = hostname or socket.gethostname()
+        # for the life of the server
+        self.auto_detect = auto_detect
+        self._model_specs = list(listed.model)
+        self.own = OwnMetrics()
+        self.board = MetricsBoard(listed.server, mode=mode, hostname=name, clock=clock)
+        self.models = ModelMetricsBoard(
+            listed.model,
+            auto_detect=auto_detect,
+            taken=[each for spec in listed.server for each in series_names(spec.name, spec.kind)],
+            mode=mode,
+            hostname=name,
+            clock=clock,
+            dropped=lambda model, reason: self.own.values_dropped.labels(model, reason).inc(),
         )
-        self.request_s = Histogram(
-            "flambeau_request_seconds",
-            "From the whole request read to the answer handed over",
-            _VERSION,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.queue_wait_s = Histogram(
-            "flambeau_queue_wait_seconds",
-            "Waiting for a worker",
-            _VERSION,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.handler_s = Histogram(
-            "flambeau_handler_seconds",
-            "One handler call, for a whole batch",
-            _VERSION,
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self.batch_size = Histogram(
-            "flambeau_batch_size",
-            "Requests per handler call",
-            _VERSION,
-            buckets=_BATCH_SIZES,
-            registry=registry,
-        )
-        self.worker_restarts = Counter(
-            "flambeau_worker_restarts",
-            "Workers replaced after they died or missed a deadline",
-            _VERSION,
-            registry=registry,
-        )
-        self.responses = Counter(
-            "flambeau_http_responses",
-            "HTTP responses, by listener and status",
-            ("listener", "status"),
-            registry=registry,
-        )
-        self.swaps = Counter(
-            "flambeau_default_changes",
-            "Times the default version changed",
-            ("model",),
-            registry=registry,
-        )
-        self._ready = Gauge(
-            "flambeau_ready", "1 when /readyz answers 200, else 0", registry=registry
-        )
-        ProcessCollector(registry=registry)
-        # TorchServe's counters keep their exact names, which a Counter would extend by `_total`
-        self.ts_requests = _ExactCounter("ts_inference_requests_total")
-        self.ts_inference_us = _ExactCounter("ts_inference_latency_microseconds")
-        self.ts_queue_us = _ExactCounter("ts_queue_latency_microseconds")
-        self._ts_responses = {
-            kind: _ExactCounter(f"Requests{kind}XX", labels=(("Level", "Host"),))
-            for kind in (2, 4, 5)
-        }
-        self._response_counts = {kind: c.labels() for kind, c in self._ts_responses.items()}
+        self.swaps = self.own.swaps
+        self._responses = {kind: self.board.bind(f"Requests{kind}XX", HOST) for kind in (2, 4, 5)}
+
+    @property
+    def model_specs(self) -> list[MetricSpec]:
+        """The metrics that handlers may emit, for workers to know."""
+        return list(self._model_specs)
 
     def version(self, *, model: str, version: str) -> VersionMetrics:
         """The series of one model version."""
-        return VersionMetrics(self, model=model, version=version)
+        return VersionMetrics(self.own, self.board, self.models, model=model, version=version)
 
     def watch(
-        self,
-        *,
-        versions: Callable[[], Iterable[VersionGauges]],
-        ready: Callable[[], bool],
+        self, *, versions: Callable[[], Iterable[VersionGauges]], ready: Callable[[], bool]
     ) -> None:
         """Read gauges from their owners at each scrape instead of keeping copies."""
-        self._registry.register(_VersionCollector(versions))
-        self._ready.set_function(lambda: float(ready()))
+        self.own.watch(versions=versions, ready=ready)
 
     def response_sent(self, *, listener: str, status: int) -> None:
         """Count one HTTP response; anything but 2xx and 4xx counts as 5xx, as in TorchServe."""
-        self.responses.labels(listener, str(status)).inc()
+        self.own.responses.labels(listener, str(status)).inc()
         kind = status // 100
-        self._response_counts[kind if kind in {2, 4} else 5].inc()
+        self._responses[kind if kind in {2, 4} else 5](1.0)
+
+    def system_sampled(self, values: Iterable[SystemValue]) -> None:
+        """Record the state of the machine."""
+        for value in values:
+            where = (HOST,) if value.device is None else (HOST, value.device)
+            self.board.bind(value.name, *where)(value.value)
 
     def render(self, names: Collection[str] = ()) -> bytes:
         """The exposition text; with `names`, only the samples of exactly these names."""
-        source = self._registry
+        source = self.own.registry
         ours = generate_latest(source.restricted_registry(names) if names else source)
-        theirs = [self.ts_requests, self.ts_inference_us, self.ts_queue_us]
-        counters = [*self._ts_responses.values(), *theirs]
-        exact = "".join(
-            counter.render() for counter in counters if not names or counter.name in names
-        )
-        return ours + exact.encode()
-
-
-class _ExactCounter:
-    """A counter rendered under exactly its name, in TorchServe's label style."""
-
-    def __init__(self, name: str, *, labels: tuple[tuple[str, str], ...] = ()) -> None:
-        self.name = name
-        self._fixed = labels
-        self._hostname = socket.gethostname()
-        self._series: dict[tuple[str, ...], _ExactSeries] = {}
-
-    def labels(self, *model_and_version: str) -> _ExactSeries:
-        return self._series.setdefault(model_and_version, _ExactSeries())
-
-    def render(self) -> str:
-        unit = "Microseconds" if self.name.endswith("microseconds") else "Count"
-        lines = [
-            f"# HELP {self.name} Torchserve prometheus counter metric with unit: {unit}",
-            f"# TYPE {self.name} counter",
-        ]
-        lines += [f"{self.name}{{{labels}}} {value}" for labels, value in self._samples()]
-        return "\n".join(lines) + "\n" if len(lines) > 2 else ""
-
-    def _samples(self) -> Iterator[tuple[str, float]]:
-        for values, series in self._series.items():
-            if self._fixed:
-                pairs = [*self._fixed, ("Hostname", self._hostname)]
-            else:
-                names = ("model_name", "model_version")
-                pairs = [*zip(names, values, strict=True), ("hostname", self._hostname)]
-            yield "".join(f'{key}="{_escape(value)}",' for key, value in pairs), series.value
-
-
-class _ExactSeries:
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def inc(self, amount: float = 1.0) -> None:
-        self.value += amount
-
-
-class _VersionCollector(Collector):
-    def __init__(self, versions: Callable[[], Iterable[VersionGauges]]) -> None:
-        self._versions = versions
-
-    def describe(self) -> Sequence[GaugeMetricFamily]:
-        """The families without samples; without this, `name[]` does not find them."""
-        return self._families()
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        depth, workers, default = self._families()
-        for gauges in self._versions():
-            labels = (gauges.model, gauges.version)
-            depth.add_metric(labels, gauges.num_waiting)
-            default.add_metric(labels, float(gauges.is_default))
-            for state, count in gauges.workers_by_state.items():
-                workers.add_metric((*labels, state), count)
-        yield from (depth, workers, default)
-
-    def _families(self) -> list[GaugeMetricFamily]:
-        return [
-            GaugeMetricFamily(
-                "flambeau_queue_depth", "Requests waiting for a worker", labels=_VERSION
-            ),
-            GaugeMetricFamily("flambeau_workers", "Workers by state", labels=(*_VERSION, "state")),
-            GaugeMetricFamily(
-                "flambeau_default_version",
-                "1 for the version that answers by default",
-                labels=_VERSION,
-            ),
-        ]
-
-
-def _escape(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return ours + f"{self.board.render(names)}{self.models.render(names)}".encode()

@@ -1,0 +1,150 @@
+"""Series under exactly their names, written as TorchServe's page has them.
+
+`prometheus_client` would extend a counter's name by `_total` and leave out the comma after the last
+label, which people match.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
+from itertools import accumulate
+from typing import Final
+
+from flambeau.messages import MetricKind, MetricSpec
+
+# TorchServe's, meant for seconds, then as far as milliseconds and sizes need
+BUCKETS: Final = (
+    *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+    *(25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0),
+)
+
+
+class Series:
+    """One set of label values and what was recorded under it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+    def record(self, value: float) -> None:
+        raise NotImplementedError
+
+    def samples(self, name: str, labels: str) -> Iterator[tuple[str, str, float]]:
+        """Each line's name, labels and value."""
+        yield name, labels, self.value
+
+
+class CounterSeries(Series):
+    """A sum."""
+
+    __slots__ = ()
+
+    def record(self, value: float) -> None:
+        self.value += value
+
+
+class GaugeSeries(Series):
+    """The last value."""
+
+    __slots__ = ()
+
+    def record(self, value: float) -> None:
+        self.value = value
+
+
+class HistogramSeries(Series):
+    """How many values were at most so large; `value` is their sum."""
+
+    __slots__ = ("_counts",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts = [0] * (len(BUCKETS) + 1)
+
+    def record(self, value: float) -> None:
+        self._counts[bisect_left(BUCKETS, value)] += 1
+        self.value += value
+
+    def samples(self, name: str, labels: str) -> Iterator[tuple[str, str, float]]:
+        totals = list(accumulate(self._counts))
+        for bound, total in zip((*map(repr, BUCKETS), "+Inf"), totals, strict=True):
+            yield f"{name}_bucket", f'{labels}le="{bound}",', float(total)
+        yield f"{name}_count", labels, float(totals[-1])
+        yield f"{name}_sum", labels, self.value
+
+
+_SERIES: Final[dict[MetricKind, type[Series]]] = {
+    MetricKind.COUNTER: CounterSeries,
+    MetricKind.GAUGE: GaugeSeries,
+    MetricKind.HISTOGRAM: HistogramSeries,
+}
+
+
+class Family:
+    """All series of one name.
+
+    Attributes:
+        spec: Name, unit, kind and label names; series may have label names of their own.
+    """
+
+    def __init__(self, spec: MetricSpec) -> None:
+        self.spec = spec
+        self._series: dict[tuple[tuple[str, str], ...], Series] = {}
+
+    def __len__(self) -> int:
+        return len(self._series)
+
+    def series(self, values: Sequence[str]) -> Series:
+        """The series with these values of the family's labels, made when it is new."""
+        return self.labelled(tuple(zip(self.spec.dimensions, values, strict=True)))
+
+    def labelled(self, labels: tuple[tuple[str, str], ...]) -> Series:
+        """The series with exactly these labels, made when it is new."""
+        found = self._series.get(labels)
+        if found is None:
+            found = self._series[labels] = _SERIES[self.spec.kind]()
+        return found
+
+    def has(self, labels: tuple[tuple[str, str], ...]) -> bool:
+        return labels in self._series
+
+    def remove(self, labels: tuple[tuple[str, str], ...]) -> None:
+        """Forget a series, if it is there."""
+        self._series.pop(labels, None)
+
+    def render(self, names: Collection[str] = ()) -> str:
+        """The lines; with `names`, only samples of these names, and nothing when there are none."""
+        lines = [
+            f"{name}{{{labels}}} {number(value)}" if labels else f"{name} {number(value)}"
+            for pairs, series in self._series.items()
+            for name, labels, value in series.samples(self.spec.name, _text(pairs))
+            if not names or name in names
+        ]
+        if names and not lines:
+            return ""
+        spec = self.spec
+        head = [
+            f"# HELP {spec.name} Torchserve prometheus {spec.kind.value} metric with unit: "
+            + _escape(spec.unit).replace('\\"', '"'),
+            f"# TYPE {spec.name} {spec.kind.value}",
+        ]
+        return "\n".join([*head, *lines, ""])
+
+
+def number(value: float) -> str:
+    """A value as Prometheus writes it: always with a point or an exponent."""
+    if math.isfinite(value):
+        return repr(value)
+    return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
+
+
+def _text(labels: tuple[tuple[str, str], ...]) -> str:
+    """`name="value",` for each label: the last one has its comma, too."""
+    return "".join(f'{name}="{_escape(value)}",' for name, value in labels)
+
+
+def _escape(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
