@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 import flambeau
 from flambeau.config import ServeConfig
 from flambeau.errors import ConfigError, FlambeauError
+
+if TYPE_CHECKING:
+    from flambeau.services import MakeService
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
 
@@ -90,7 +94,12 @@ def _serve(args: argparse.Namespace) -> int:
             print(f"{audience.value} at {url}")
         print("Model server started.", flush=True)
 
-    return _run_async(serve(config, on_started=on_started))
+    return _run_async(serve(config, on_started=on_started, services=_services()))
+
+
+def _services() -> list[MakeService]:
+    """What runs beside the listeners; found by name, as the core does not import `torchserve/`."""
+    return [importlib.import_module("flambeau.torchserve.grpc.startup").make_grpc]
 
 
 def _run_async(work: Coroutine[object, object, int]) -> int:

@@ -138,6 +138,18 @@ class ServeConfig:
         default=Address("127.0.0.1", 7071),
         metadata=_help("where models are managed over gRPC, HOST:PORT"),
     )
+    grpc_inference_max_connection_age_ms: int = field(
+        default=0, metadata=_help("milliseconds until clients must connect again; 0: never")
+    )
+    grpc_inference_max_connection_age_grace_ms: int = field(
+        default=0, metadata=_help("milliseconds that calls may go on after that; 0: no limit")
+    )
+    grpc_management_max_connection_age_ms: int = field(
+        default=0, metadata=_help("the same for management; 0: never")
+    )
+    grpc_management_max_connection_age_grace_ms: int = field(
+        default=0, metadata=_help("the same for management; 0: no limit")
+    )
     allow_remote_management: bool = field(
         default=False,
         metadata=_help(

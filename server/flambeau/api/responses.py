@@ -21,7 +21,9 @@ METHOD_TEXT = "Requested method is not allowed, please refer to API document."
 STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.ConfigError: (400, "BadRequestException"),
     errors.ArchiveError: (400, "InvalidModelException"),
+    errors.ArchiveExists: (500, "InternalServerException"),
     errors.DownloadFailed: (400, "DownloadArchiveException"),
+    errors.RequirementsFailed: (400, "ModelException"),
     errors.RequestError: (400, "BadRequestException"),
     errors.UnsupportedContentType: (415, "UnsupportedMediaTypeException"),
     errors.BodyTooLarge: (413, "RequestEntityTooLargeException"),
@@ -58,12 +60,19 @@ def status_message(text: str, *, code: int = 200) -> PrettyJSON:
     return PrettyJSON({"status": text}, status_code=code)
 
 
-def error_response(error: BaseException, *, headers: Mapping[str, str] | None = None) -> PrettyJSON:
-    """The answer to a request that failed with `error`."""
+def status_of(error: BaseException) -> tuple[int, str]:
+    """The HTTP status and TorchServe's exception name of an error."""
     code, kind = next((STATUS[base] for base in type(error).__mro__ if base in STATUS), _UNEXPECTED)
     if isinstance(error, errors.HandlerFailed) and error.status is not None:
         code = error.status
-    if isinstance(error, errors.WorkerError) and error.__cause__ is not None:
+    return code, kind
+
+
+def error_response(error: BaseException, *, headers: Mapping[str, str] | None = None) -> PrettyJSON:
+    """The answer to a request that failed with `error`."""
+    code, kind = status_of(error)
+    explained = isinstance(error, (errors.WorkerError, errors.DownloadFailed))
+    if explained and error.__cause__ is not None:
         return error_body(code, kind, str(error), reason=str(error.__cause__))
     extra = dict(headers or {})
     if isinstance(error, errors.Overloaded):
