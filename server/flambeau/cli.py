@@ -143,6 +143,12 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get("FLAMBEAU_MANAGEMENT_URL", "http://127.0.0.1:8081"),
         help="the server's management listener (default: %(default)s)",
     )
+    parser.add_argument(
+        "--token",
+        default=os.environ.get("FLAMBEAU_TOKEN"),
+        help="the management key of a server with --token-auth; better given as FLAMBEAU_TOKEN, "
+        "since other users see the arguments of a process",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -181,7 +187,7 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
 def _list_models(args: argparse.Namespace) -> int:
     from flambeau.client import ManagementClient  # noqa: PLC0415
 
-    with ManagementClient(args.management_url) as client:
+    with ManagementClient(args.management_url, token=args.token) as client:
         for entry in client.list_models():
             default = client.call("GET", _path(entry["modelName"]))[0]["modelVersion"]
             for version in client.call("GET", _path(entry["modelName"], "all")):
@@ -205,7 +211,7 @@ def _deploy(args: argparse.Namespace) -> int:
     from flambeau.deployment import DeployStep  # noqa: PLC0415
 
     name = _in_store(args.archive, args.model_store)
-    with ManagementClient(args.management_url) as client:
+    with ManagementClient(args.management_url, token=args.token) as client:
         for event in client.deploy(
             args.model, name, initial_workers=args.workers, batch_size=args.batch_size
         ):
@@ -253,7 +259,7 @@ def _call_and_print(
 ) -> int:
     from flambeau.client import ManagementClient  # noqa: PLC0415
 
-    with ManagementClient(args.management_url) as client:
+    with ManagementClient(args.management_url, token=args.token) as client:
         answer = client.call(method, path, **parameters)
     print(answer["status"] if "status" in answer else json.dumps(answer, indent=2))
     return 0

@@ -21,8 +21,15 @@ class ServerRefused(FlambeauError):  # noqa: N818  # the server's answer, not a 
 class ManagementClient:
     """Speaks to one server's management listener; a context manager."""
 
-    def __init__(self, url: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=_NO_LIMIT)
+    def __init__(self, url: str, *, token: str | None = None) -> None:
+        """Speak to a server.
+
+        Args:
+            url: Where its management listener is, e.g. `http://127.0.0.1:8081`.
+            token: Its management key, if it asks for one.
+        """
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=_NO_LIMIT)
         self._url = url
 
     def __enter__(self) -> ManagementClient:
@@ -93,4 +100,6 @@ def _refused(response: httpx.Response) -> ServerRefused:
         reason = f": {document['reason']}" if "reason" in document else ""
     except (ValueError, KeyError, TypeError):
         return ServerRefused(f"status {response.status_code}: {response.text}")
+    if document.get("type") == "InvalidKeyException":
+        reason = "; give the management key of the server's key file as FLAMBEAU_TOKEN or --token"
     return ServerRefused(f"{text}{reason}")

@@ -202,6 +202,10 @@ class ServeConfig:
     default_startup_timeout_s: float = field(
         default=120.0, metadata=_help("seconds a worker may take to be ready")
     )
+    unregister_timeout_s: float = field(
+        default=120.0,
+        metadata=_help("seconds the caller of a removal waits for its end; the removal goes on"),
+    )
     drain_timeout_s: float = field(
         default=30.0,
         metadata=_help(
@@ -324,6 +328,7 @@ class ServeConfig:
             _require(self, name, minimum=1)
         for name in ("default_workers_per_model", "drain_timeout_s", "drain_delay_s"):
             _require(self, name, minimum=0)
+        _require(self, "unregister_timeout_s", minimum=0)
         for name in ("default_response_timeout_s", "default_startup_timeout_s", "keep_alive_s"):
             _require(self, name, minimum=0.001)
         for name in ("token_expiration_min", "metric_time_interval_s"):
@@ -342,11 +347,11 @@ class ServeConfig:
             ) from error
         for name in ("management_address", *(["grpc_management_address"] if self.grpc else [])):
             address: Address = getattr(self, name)
-            if not (address.is_loopback or self.allow_remote_management):
+            if not (address.is_loopback or self.token_auth or self.allow_remote_management):
                 raise ConfigError(
                     f"{name} is {address}, which other machines can reach, and whoever registers "
-                    "a model runs code here; bind it to 127.0.0.1, or set "
-                    "allow_remote_management when the network in front of it is closed"
+                    "a model runs code here; bind it to 127.0.0.1, ask for tokens (token_auth), or "
+                    "set allow_remote_management when the network in front of it is closed"
                 )
 
     @classmethod

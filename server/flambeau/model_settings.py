@@ -28,7 +28,7 @@ class ModelSettings:
         batch_size: Most requests per handler call, 1 or more; 1 turns batching off.
         max_batch_delay_ms: Longest time a batch that is not full may be held back, 0 or more.
         response_timeout_s: Seconds one handler call may take.
-        startup_timeout_s: Seconds a worker may take until it is ready.
+        startup_timeout_s: Seconds a worker may take until it is ready; 0 lets none be.
         max_retry_timeout_s: Seconds of failing in a row after which a worker is given up.
         job_queue_size: Requests that may wait, 1 or more.
         device_type: `cpu` or `gpu`; None takes GPUs when there are any.
@@ -79,7 +79,7 @@ class ModelSettings:
             "batch_size": (self.batch_size, 1, 65536),
             "max_batch_delay": (self.max_batch_delay_ms, 0, 3_600_000),
             "response_timeout": (self.response_timeout_s, 0.001, 86400),
-            "startup_timeout": (self.startup_timeout_s, 0.001, 86400),
+            "startup_timeout": (self.startup_timeout_s, 0, 86400),
             "job_queue_size": (self.job_queue_size, 1, 1_000_000),
             "clientTimeoutInMills": (self.client_timeout_ms, 0, 86_400_000),
             "sequenceMaxIdleMSec": (self.sequence_max_idle_ms, 0, 86_400_000_000),

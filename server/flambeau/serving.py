@@ -86,6 +86,7 @@ async def serve(
             packages,
             enable_model_api=config.enable_model_api,
             default_workers=config.default_workers_per_model,
+            unregister_timeout_s=config.unregister_timeout_s,
         )
         tokens = stack.enter_context(Tokens.opened(config))
         parts = ServerParts(

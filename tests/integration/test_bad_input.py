@@ -60,7 +60,7 @@ def test_an_unknown_version_is_not_found(server: Server) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/nowhere", "/predictions", "/predictions/", "/predictions/echo/", "/models", "/../etc"],
+    ["/nowhere", "/predictions", "/predictions/", "/predictions//echo", "/models", "/../etc"],
 )
 def test_an_unknown_route_is_not_found(server: Server, path: str) -> None:
     assert error(server.inference.post(path, json={})) == (
@@ -73,7 +73,7 @@ def test_an_unknown_route_is_not_found(server: Server, path: str) -> None:
 def test_a_wrong_method_is_not_allowed(server: Server) -> None:
     for response in (
         server.inference.get("/"),
-        server.inference.post("/ping"),
+        server.inference.post("/livez"),
         server.management.patch("/models"),
         server.management.post("/models/echo"),
         server.metrics.post("/metrics"),
@@ -263,7 +263,7 @@ def test_what_is_not_http_is_refused_and_the_connection_closed(server: Server, h
             {"initial_workers": "1000000000"},
             "initial_workers (min_worker) is 1000000000; use 0 to 1024",
         ),
-        ({"response_timeout": "-1"}, "response_timeout is -1; use 0.001 to 86400"),
+        ({"response_timeout": "-2"}, "response_timeout is -2; use 0.001 to 86400"),
         ({"runtime": "perl"}, "Invalid RuntimeType value: perl"),
         ({"url": ""}, "empty url"),
     ],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 import uuid
 from collections.abc import Iterable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flambeau.api.responses import error_response
+from flambeau.errors import BadParameter
 from flambeau.metrics import Metrics
 
 _access = logging.getLogger("flambeau.access")
@@ -19,6 +22,7 @@ _COMMON_HEADERS = [
     (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
     (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
 ]
+_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 9110, section 7.2
 _PROBES = {"/ping", "/livez", "/readyz", "/metrics"}  # asked every few seconds, for ever
 
 
@@ -75,7 +79,11 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
+            if _has_one_host(scope):
+                await self._app(_without_trailing_slash(scope), receive, send_with_headers)
+            else:
+                refusal = error_response(BadParameter("send one Host header with a host's name"))
+                await refusal(scope, receive, send_with_headers)
         finally:
             self._note(scope, status, request_id, time.monotonic() - started_at)
 
@@ -99,3 +107,19 @@ class Edge:
                     "duration_ms": round(duration_s * 1000, 3),
                 },
             )
+
+
+def _has_one_host(scope: Scope) -> bool:
+    """Whether everybody who reads the request will take it to be for the same host."""
+    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    if len(hosts) != 1:
+        return not hosts and scope["http_version"] == "1.0"
+    return _HOST.fullmatch(hosts[0]) is not None
+
+
+def _without_trailing_slash(scope: Scope) -> Scope:
+    """The request without the slashes at the end of its path, which TorchServe ignores, too."""
+    path: str = scope["path"]
+    if len(path) > 1 and path[-1] == "/" and (stripped := path.rstrip("/")):
+        return {**scope, "path": stripped}
+    return scope

@@ -240,7 +240,7 @@ class Operations:
             raise BadParameter("Parameter url is required.")
         runtime = _runtime(parameters)
         handler = parameters.text("handler") or None
-        package, wishes = await self._packages.load(url, handler=handler)
+        package, wishes = await self._packages.load(url, handler=handler, model=model)
         try:
             settings = _settings(wishes, parameters, default_workers=default_workers)
         except BadParameter:
