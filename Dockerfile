@@ -50,7 +50,7 @@ LABEL org.opencontainers.image.title="Flambeau" \
 COPY --from=build /opt/flambeau /opt/flambeau
 USER 1000:1000
 VOLUME /home/flambeau/model-store
-EXPOSE 8080 8081 8082
+EXPOSE 7070 8080 8081 8082
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=2)"]
 # Management stays inside the container: who reaches it can run code. `docker exec` reaches it.
@@ -58,4 +58,5 @@ CMD ["flambeau", "serve", \
      "--model-store", "/home/flambeau/model-store", \
      "--inference-address", "0.0.0.0:8080", \
      "--management-address", "127.0.0.1:8081", \
-     "--metrics-address", "0.0.0.0:8082"]
+     "--metrics-address", "0.0.0.0:8082", \
+     "--grpc-inference-address", "0.0.0.0:7070"]

@@ -55,6 +55,7 @@ class Addresses:
             "FLAMBEAU_MANAGEMENT_ADDRESS": self.management,
             "FLAMBEAU_METRICS_ADDRESS": self.metrics,
             "FLAMBEAU_MANAGEMENT_URL": f"http://{self.management}",
+            "FLAMBEAU_GRPC": "false",
         }
 
 

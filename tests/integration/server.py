@@ -123,6 +123,11 @@ class Server:
         """Post one prediction from another thread."""
         return self._threads.submit(self.predict, model, json=json, version=version)
 
+    def grpc_target(self, listener: str) -> str:
+        """Where `grpc_inference` or `grpc_management` listens, HOST:PORT."""
+        record = self.wait_record(lambda r: r.get("listener") == listener and "address" in r)
+        return str(record["address"])
+
     def in_thread(self, work: Callable[[], T]) -> Future[T]:
         """Do some work beside the test."""
         return self._threads.submit(work)
@@ -270,7 +275,7 @@ def _start(
 def serve_command(store: Path, *flags: str) -> list[str]:
     """The command line of a server that takes free ports where the flags name none."""
     command = [FLAMBEAU, "serve", "--model-store", str(store), *flags]
-    for audience in ("inference", "management", "metrics"):
+    for audience in ("inference", "management", "metrics", "grpc-inference", "grpc-management"):
         if f"--{audience}-address" not in flags:
             command += [f"--{audience}-address", "127.0.0.1:0"]
     return command
