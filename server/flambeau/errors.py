@@ -3,7 +3,9 @@
     FlambeauError
     |- ConfigError             whoever wrote the setting
     |- ArchiveError            whoever made the archive
-    |  `- DownloadFailed         its address cannot be fetched
+    |  |- ArchiveExists          the store has another archive of this name
+    |  |- DownloadFailed         its address cannot be fetched
+    |  `- RequirementsFailed     the packages it asks for cannot be installed
     |- ExportError             whoever exports the model
     |- RequestError            the caller
     |  |- InvalidInput           the body does not fit the model
@@ -47,8 +49,16 @@ class ArchiveError(FlambeauError):
     """An archive is unreadable, incomplete or unsafe to unpack."""
 
 
+class ArchiveExists(ArchiveError):  # noqa: N818
+    """The store has an archive under the name that another one was to get."""
+
+
 class DownloadFailed(ArchiveError):  # noqa: N818
-    """An archive's address cannot be fetched."""
+    """An archive's address cannot be fetched; the cause says why."""
+
+
+class RequirementsFailed(ArchiveError):  # noqa: N818
+    """The Python packages that an archive asks for cannot be installed."""
 
 
 class ExportError(FlambeauError):

@@ -1,22 +1,29 @@
-"""From an archive's name in the store to a package that workers can load.
+"""From a model's url to a package that workers can load.
 
-Reading and unpacking block, so they run in threads; the event loop only ever sees the result.
+Fetching, reading, unpacking and installing block, so they run in threads; the event loop only ever
+sees the result.
 """
 
 from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from flambeau.downloads import Downloads
 from flambeau.errors import ArchiveError
 from flambeau.manifest import Manifest
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
 from flambeau.model_yaml import read_model_yaml
-from flambeau.store import ModelStore
+from flambeau.requirements import install_requirements
+from flambeau.store import ModelStore, has_scheme
 
 
 class PackageLoader:
@@ -28,6 +35,9 @@ class PackageLoader:
         *,
         defaults: ModelSettings,
         model_settings: Mapping[str, Mapping[str, Mapping[str, Any]]] = MappingProxyType({}),
+        downloads: Downloads | None = None,
+        default_handler: str | None = None,
+        install_py_dep_per_model: bool = False,
     ) -> None:
         """Open archives of `store`.
 
@@ -35,63 +45,155 @@ class PackageLoader:
             store: Where they are.
             defaults: What a version runs with unless it is told otherwise.
             model_settings: By model and version, in the YAML's keys; an archive's YAML wins.
+            downloads: Brings archives from addresses into the store; None allows no address.
+            default_handler: The handler of archives that name none.
+            install_py_dep_per_model: Install the requirements that archives list.
         """
+        # for the life of the server
         self._store = store
         self._defaults = defaults
         self._model_settings = model_settings
+        self._downloads = downloads or Downloads(store.directory)
+        self._default_handler = default_handler
+        self._install = install_py_dep_per_model
+        self._stopping = threading.Event()
 
     async def load(
-        self, url: str, *, handler: str | None = None, model: str | None = None
+        self,
+        url: str,
+        *,
+        handler: str | None = None,
+        model: str | None = None,
+        s3_sse_kms: bool = False,
+        name_from_file: bool = False,
     ) -> tuple[Package, ModelSettings]:
-        """Unpack an archive and read what its author wishes for.
+        """Fetch and unpack an archive, read what its author wishes for, install what it needs.
 
         Args:
-            url: An entry of the model store.
+            url: An entry of the model store, or an address that is allowed.
             handler: Overrides the manifest's handler.
             model: Overrides the manifest's name.
+            s3_sse_kms: Sign the request as S3 asks for objects encrypted with a KMS key.
+            name_from_file: Without any other name, call the model as its file is called.
 
         Raises:
-            ModelNotFound: There is no such entry.
-            ArchiveError: It is unreadable, unsafe or incomplete.
+            ModelNotFound: There is no such entry, or the address is not allowed.
+            DownloadFailed, ArchiveExists: The archive cannot be brought into the store.
+            ArchiveError: It is unreadable, unsafe or incomplete, or its model has no name.
+            RequirementsFailed: What it needs cannot be installed.
         """
-        return await asyncio.to_thread(self._load, url, handler, model)
+        wanted = _Wanted(
+            url=url,
+            handler=handler,
+            model=model,
+            fallback_name=_stem(url) if name_from_file else None,
+            s3_sse_kms=s3_sse_kms,
+        )
+        return await asyncio.to_thread(self._load, wanted)
 
     async def discard(self, package: Package) -> None:
-        """Delete a package's unpacked files."""
+        """Delete a package's unpacked files, and its archive if that was fetched for it.
+
+        Fetched archives stay when the server stops: it may be started with them again.
+        """
         await asyncio.to_thread(shutil.rmtree, package.model_dir, ignore_errors=True)
+        if package.downloaded is not None and not self._stopping.is_set():
+            await asyncio.to_thread(package.downloaded.unlink, missing_ok=True)
+
+    def stop(self) -> None:
+        """The server stops: give up what is being fetched or installed, and keep the rest."""
+        self._stopping.set()
+        self._downloads.stop()
 
     async def startup_urls(self, models: tuple[str, ...]) -> list[tuple[str | None, str]]:
         """`--models` as pairs of name and archive; the name is None where the manifest has it."""
         if any(model.lower() == "all" for model in models):
             return [(None, name) for name in await asyncio.to_thread(self._store.names)]
-        pairs = [model.rpartition("=") for model in models]
-        return [(name or None, url) for name, _, url in pairs]
+        return [_name_and_url(model) for model in models]
 
-    def _load(
-        self, url: str, handler: str | None, model: str | None
-    ) -> tuple[Package, ModelSettings]:
-        unpacked = self._store.unpack(self._store.find(url))
+    def _load(self, wanted: _Wanted) -> tuple[Package, ModelSettings]:
+        if not has_scheme(wanted.url):
+            return self._open(self._store.find(wanted.url), wanted)
+        downloaded = self._downloads.fetch(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
         try:
-            _check_servable(unpacked.manifest, handler=handler)
-            document = read_model_yaml(unpacked.directory, unpacked.manifest.config_file)
+            package, settings = self._open(downloaded, wanted)
+        except BaseException:
+            downloaded.unlink(missing_ok=True)
+            raise
+        return replace(package, downloaded=downloaded), settings
+
+    def _open(self, archive: Path, wanted: _Wanted) -> tuple[Package, ModelSettings]:
+        unpacked = self._store.unpack(archive)
+        try:
             manifest = unpacked.manifest
-            name, version = model or manifest.model_name or "", manifest.model_version
-            configured = self._model_settings.get(name, {}).get(version, {})
+            if manifest.model_name is None:
+                manifest = replace(manifest, model_name=wanted.fallback_name)
+            if manifest.handler is None:
+                manifest = replace(manifest, handler=self._default_handler)
+            model = wanted.model or manifest.model_name or ""
+            _check_servable(manifest, model=model, handler=wanted.handler)
+            document = read_model_yaml(unpacked.directory, manifest.config_file)
+            configured = self._model_settings.get(model, {}).get(manifest.model_version, {})
             settings = self._defaults.with_yaml(configured).with_yaml(document)
+            python = self._install_requirements(
+                unpacked.directory, manifest, model=model, use_venv=document.get("useVenv") is True
+            )
         except BaseException:
             shutil.rmtree(unpacked.directory, ignore_errors=True)
             raise
         package = Package(
-            url=url,
+            url=wanted.url,
             digest=unpacked.digest,
             model_dir=unpacked.directory,
-            manifest=unpacked.manifest,
-            handler=handler,
+            manifest=manifest,
+            handler=wanted.handler,
+            python=python,
         )
         return package, settings
 
+    def _install_requirements(
+        self, directory: Path, manifest: Manifest, *, model: str, use_venv: bool
+    ) -> Path | None:
+        if not self._install or manifest.requirements_file is None:
+            return None
+        return install_requirements(
+            directory,
+            manifest.requirements_file,
+            model=model,
+            use_venv=use_venv,
+            stopping=self._stopping,
+        )
 
-def _check_servable(manifest: Manifest, *, handler: str | None) -> None:
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wanted:
+    """What a registration says about its package; see `PackageLoader.load`."""
+
+    url: str
+    handler: str | None
+    model: str | None
+    fallback_name: str | None
+    s3_sse_kms: bool
+
+
+def _name_and_url(text: str) -> tuple[str | None, str]:
+    """`NAME=URL` or `URL`, which may have `=` in its query."""
+    name, separator, url = text.partition("=")
+    return (name, url) if separator and name and not has_scheme(text) else (None, text)
+
+
+def _stem(url: str) -> str:
+    """What an archive's file is called, without what tells its format."""
+    name = unquote(urlsplit(url).path if has_scheme(url) else url).rpartition("/")[2]
+    for suffix in (".tar.gz", ".tgz", ".mar", ".model"):
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    return name
+
+
+def _check_servable(manifest: Manifest, *, model: str, handler: str | None) -> None:
+    if not model:
+        raise ArchiveError("Model name is not defined.")  # TorchServe's text
     if manifest.runtime == "LSP":
         raise ArchiveError(
             "runtime LSP (TorchServe's C++ backend) is not supported; package a Python handler"

@@ -38,7 +38,7 @@ async def _load(
     workers: int,
 ) -> None:
     try:
-        package, settings = await packages.load(url, model=name)
+        package, settings = await packages.load(url, model=name, name_from_file=True)
         if settings.min_workers == 0:
             settings = settings.with_workers(workers)
         package = replace(package, at_startup=True)
