@@ -72,7 +72,7 @@ class HandlerMetric:
         self.unit = UNIT_WORDS.get(unit, str(unit))
         self.dimension_names = list(dimension_names or ())
         self.metric_type = metric_type
-        self._keep = keep or _write
+        self._keep = keep or write
 
     def add_or_update(
         self,
@@ -133,7 +133,7 @@ class HandlerMetric:
         )
 
 
-def _write(sample: MetricSample) -> None:
+def write(sample: MetricSample) -> None:
     """The line that TorchServe's workers print."""
     dimensions = ",".join(f"{name}:{value}" for name, value in sample.dimensions)
     line = (

@@ -199,7 +199,7 @@ class MetricsCache:
         _require_type("metric_type", metric_type, MetricKind)
         if dimension_names:
             _require_type("dimension_names", dimension_names, (list, tuple))
-        metric = HandlerMetric(metric_name, unit, dimension_names, metric_type, keep=self._keep)
+        metric = HandlerMetric(metric_name, unit, dimension_names, metric_type, keep=self.keep)
         with self._lock:
             self.cache.setdefault(metric_type, {})[metric_name] = metric
         return metric
@@ -248,7 +248,7 @@ class MetricsCache:
         given.setdefault("Level", "Model")
         metric = self._find(name, kind)
         if metric is None:
-            metric = HandlerMetric(name, unit, list(given), kind, keep=self._keep)
+            metric = HandlerMetric(name, unit, list(given), kind, keep=self.keep)
             self._remember(metric)
         names = metric.dimension_names
         if set(names) <= given.keys():
@@ -279,7 +279,8 @@ class MetricsCache:
         one = None if idx is None else ids.get(idx)
         return ",".join(ids.values()) if one is None else one
 
-    def _keep(self, sample: MetricSample) -> None:
+    def keep(self, sample: MetricSample) -> None:
+        """Take one value along, unless it is not listed."""
         if not self._auto_detect and sample.name not in self._listed:
             self._refuse(sample.name)
             return

@@ -17,7 +17,7 @@ from typing import Final
 _MIB: Final = 1024 * 1024
 _GIB: Final = 1024 * _MIB
 _GPU_QUERY: Final = "index,utilization.gpu,memory.used,memory.total"
-_GPU_PATIENCE_S: Final = 20.0
+_GPU_PATIENCE_S: Final = 5.0  # the server cannot end while it is asked
 
 
 @dataclass(frozen=True, slots=True)

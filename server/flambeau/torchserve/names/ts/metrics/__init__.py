@@ -1,0 +1,1 @@
+"""TorchServe's names for what handlers measure."""

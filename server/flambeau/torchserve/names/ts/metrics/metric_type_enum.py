@@ -1,0 +1,5 @@
+"""Kinds of metrics."""
+
+from flambeau.messages import MetricKind as MetricTypes
+
+__all__ = ["MetricTypes"]

@@ -1,0 +1,5 @@
+"""Words for units."""
+
+from flambeau.torchserve.metrics.old import Units
+
+__all__ = ["Units"]
