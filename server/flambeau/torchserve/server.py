@@ -1,0 +1,69 @@
+"""A server with TorchServe's settings, in this process until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Coroutine, Mapping
+
+from flambeau.app import Audience
+from flambeau.errors import ConfigError
+from flambeau.logging import configure
+from flambeau.services import Service
+from flambeau.serving import serve
+from flambeau.torchserve.grpc.startup import make_grpc
+from flambeau.torchserve.places import Places
+from flambeau.torchserve.settings import Settings
+
+
+def run(settings: Settings, places: Places) -> int:
+    """Serve until a signal; returns the exit code.
+
+    Raises:
+        ConfigError: An address that cannot be bound, or another setting that cannot be used.
+    """
+    configure(settings.serve.log_level)
+    for notice in settings.notices:
+        print(f"Warning: {notice}", flush=True)
+    return _run_async(
+        serve(
+            settings.serve,
+            on_started=_show,
+            environment=os.environ | worker_environment(settings, places),
+            services=[make_grpc, lambda _: _ReadinessLine()],
+        )
+    )
+
+
+def worker_environment(settings: Settings, places: Places) -> dict[str, str]:
+    """What handlers find in their environment, as TorchServe gives it."""
+    config = settings.serve
+    return {
+        "LOG_LOCATION": str(places.logs),
+        "METRICS_LOCATION": str(places.metrics),
+        "TS_DECODE_INPUT_REQUEST": str(config.decode_input_request).lower(),
+        "TS_REQUEST_SEQUENCE_ID": config.sequence_id_header,
+        "TS_REQUEST_SEQUENCE_START": config.sequence_start_header,
+        "TS_REQUEST_SEQUENCE_END": config.sequence_end_header,
+    }
+
+
+class _ReadinessLine(Service):
+    """Prints the line that scripts wait for: models are registered by then, not loaded."""
+
+    def models_registered(self) -> None:
+        print("Model server started.", flush=True)
+
+
+def _show(urls: Mapping[Audience, str]) -> None:
+    for audience, url in urls.items():
+        print(f"{audience.value.capitalize()} address: {url}", flush=True)
+
+
+def _run_async(work: Coroutine[object, object, int]) -> int:
+    if sys.platform == "win32":
+        work.close()
+        raise ConfigError("the server needs POSIX sockets and signals; use Linux or macOS")
+    import uvloop  # noqa: PLC0415  # absent on Windows
+
+    return uvloop.run(work)
