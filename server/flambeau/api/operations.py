@@ -240,7 +240,12 @@ class Operations:
             raise BadParameter("Parameter url is required.")
         runtime = _runtime(parameters)
         handler = parameters.text("handler") or None
-        package, wishes = await self._packages.load(url, handler=handler, model=model)
+        package, wishes = await self._packages.load(
+            url,
+            handler=handler,
+            model=model,
+            s3_sse_kms=parameters.flag("s3_sse_kms", default=False),
+        )
         try:
             settings = _settings(wishes, parameters, default_workers=default_workers)
         except BadParameter:
