@@ -27,6 +27,7 @@ from flambeau.api.operations import Operations
 from flambeau.app import Audience, create_app
 from flambeau.config import Address, ServeConfig
 from flambeau.devices import DeviceCycle, count_gpus
+from flambeau.downloads import Downloads
 from flambeau.key_file import Tokens
 from flambeau.listener import Listener
 from flambeau.metrics import CONTENT_TYPE, Metrics
@@ -73,7 +74,12 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(ModelStore(config.model_store))
         packages = PackageLoader(
-            store, defaults=_default_settings(config), model_settings=config.model_settings
+            store,
+            defaults=_default_settings(config),
+            model_settings=config.model_settings,
+            downloads=Downloads(config.model_store, allowed_urls=config.allowed_urls),
+            default_handler=config.default_service_handler or None,
+            install_py_dep_per_model=config.install_py_dep_per_model,
         )
         registry = Registry(
             host=_host(config, environment, num_gpus=num_gpus),
@@ -115,6 +121,7 @@ async def serve(
             for service in beside:
                 service.models_registered()
         await stopped
+        packages.stop()
         loading.cancel()
         await asyncio.wait({loading})
         # predictions come over the first listener and over services; all of these end first
