@@ -1,0 +1,233 @@
+"""Routes, kinds of input and output, errors: one server in its default configuration."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from tests.conformance.scenario import JSON_TYPE, Scenario, ask, do, infer, scrape
+
+_FORM: Final = (("Content-Type", "application/x-www-form-urlencoded"),)
+_MULTIPART: Final = (("Content-Type", "multipart/form-data; boundary=frontier"),)
+_TEXT: Final = (("Content-Type", "text/plain"),)
+_TEXT_UTF8: Final = (("Content-Type", "text/plain; charset=utf-8"),)
+_JSON_UTF8: Final = (("Content-Type", "application/json; charset=utf-8"),)
+_BINARY: Final = (("Content-Type", "application/octet-stream"),)
+_IMAGE: Final = (("Content-Type", "image/jpeg"),)
+
+
+def _parts(*parts: tuple[str, str]) -> bytes:
+    """A multipart body: for each part its headers after `form-data`, and its text."""
+    text = "".join(
+        f"--frontier\r\nContent-Disposition: form-data; {head}\r\n\r\n{body}\r\n"
+        for head, body in parts
+    )
+    return (text + "--frontier--\r\n").encode()
+
+
+_ROUTES = (
+    infer("ping", "/ping", method="GET"),
+    infer("ping posted", "/ping", b"", method="POST"),
+    infer("ping with a slash", "/ping/", method="GET"),
+    infer("ping with a query", "/ping?a=1", method="GET"),
+    infer("no such route", "/nowhere", method="GET"),
+    infer("no such route, deeper", "/nowhere/at/all", b"x"),
+    infer("root by GET", "/", method="GET"),
+    infer("root by POST", "/", b"x"),
+    infer("api description of inference", "/", method="OPTIONS", view="openapi"),
+    infer("api description by its path", "/api-description", method="GET", view="openapi"),
+    infer("api description of a model", "/predictions/inputs", method="OPTIONS", view="openapi"),
+    infer("api description of no model", "/predictions/absent", method="OPTIONS", view="openapi"),
+    infer("prediction without a model", "/predictions", b"x"),
+    infer("prediction without a model, with a slash", "/predictions/", b"x"),
+    infer("prediction", "/predictions/inputs", b"abc"),
+    infer("prediction with a slash", "/predictions/inputs/", b"abc"),
+    infer("prediction by GET", "/predictions/inputs", method="GET"),
+    infer("prediction by PUT", "/predictions/inputs", b"abc", method="PUT"),
+    infer("prediction by DELETE", "/predictions/inputs", method="DELETE"),
+    infer("prediction by PATCH", "/predictions/inputs", b"abc", method="PATCH"),
+    infer("prediction by HEAD", "/predictions/inputs", method="HEAD"),
+    infer("prediction of a version", "/predictions/inputs/1.0", b"abc"),
+    infer("prediction with a rest", "/predictions/inputs/1.0/v1/completions", b"abc"),
+    infer("prediction of no model", "/predictions/absent", b"abc"),
+    infer("prediction of no model's version", "/predictions/absent/1.0", b"abc"),
+    infer("prediction of no version", "/predictions/inputs/9.9", b"abc"),
+    infer("query of a prediction", "/predictions/inputs?a=1&b=2", b"abc"),
+    infer("query of a prediction by GET", "/predictions/inputs?a=1", method="GET"),
+    infer("encoded name", "/predictions/inp%75ts", b"abc"),
+    infer("invocations", "/invocations?model_name=inputs", b"abc"),
+    infer("invocations without a name", "/invocations", b"abc"),
+    infer("invocations of no model", "/invocations?model_name=absent", b"abc"),
+    infer("invocations with a form", "/invocations", b"model_name=inputs&a=1", headers=_FORM),
+    infer("invocations with a query", "/invocations?model_name=inputs&a=1", b"abc"),
+    infer("invoke of a model", "/models/inputs/invoke", b"abc"),
+    infer("invoke of no model", "/models/absent/invoke", b"abc"),
+    infer("models on the inference port", "/models", method="GET"),
+    infer("predict after the name", "/inputs/predict", b"abc"),
+    infer("predict after the name, with a query", "/inputs/predict?a=1", b"abc"),
+    infer("predict after a version", "/inputs/1.0/predict", b"abc"),
+    infer("predict after no name", "/absent/predict", b"abc"),
+    infer("kserve v1", "/v1/models/inputs:predict", b'{"a": 1}', headers=JSON_TYPE),
+    infer("kserve v1 of no model", "/v1/models/absent:predict", b"{}", headers=JSON_TYPE),
+    infer("kserve v1 without a verb", "/v1/models/inputs", method="GET"),
+    infer("kserve v1 with a wrong verb", "/v1/models/inputs:guess", b"{}", headers=JSON_TYPE),
+    infer("kserve v2", "/v2/models/inputs/infer", b'{"a": 1}', headers=JSON_TYPE),
+    infer("kserve v2 of no model", "/v2/models/absent/infer", b"{}", headers=JSON_TYPE),
+    infer("kserve v2 with a version", "/v2/models/inputs/versions/1.0/infer", b"{}"),
+    infer("kserve v2 of a model", "/v2/models/inputs", method="GET"),
+    infer("kserve v2 health, switched off", "/v2/health/live", method="GET"),
+    infer("kserve v1 explanation", "/v1/models/inputs:explain", b'{"a": 1}', headers=JSON_TYPE),
+    infer("kserve v2 explanation", "/v2/models/inputs/explain", b'{"a": 1}', headers=JSON_TYPE),
+    infer("explanation", "/explanations/inputs", b"abc"),
+    infer("explanation of a version", "/explanations/inputs/1.0", b"abc"),
+    infer("explanation of no model", "/explanations/absent", b"abc"),
+    infer("explanation without a model", "/explanations", b"abc"),
+    infer("workflow prediction of no workflow", "/wfpredict/absent", b"abc"),
+)
+
+_INPUTS = (
+    infer("no body", "/predictions/inputs", b""),
+    infer("bytes without a type", "/predictions/inputs", bytes(range(256))),
+    infer("bytes with a type", "/predictions/inputs", b"\x00\xff", headers=_BINARY),
+    infer("image", "/predictions/inputs", b"\xff\xd8\xff\xe0", headers=_IMAGE),
+    infer("JSON object", "/predictions/inputs", b'{"a": [1, 2.5, null]}', headers=JSON_TYPE),
+    infer("JSON list", "/predictions/inputs", b"[1, 2]", headers=JSON_TYPE),
+    infer("JSON number", "/predictions/inputs", b"3", headers=JSON_TYPE),
+    infer("JSON text", "/predictions/inputs", b'"text"', headers=JSON_TYPE),
+    infer("JSON null", "/predictions/inputs", b"null", headers=JSON_TYPE),
+    infer("JSON with charset", "/predictions/inputs", b'{"a": 1}', headers=_JSON_UTF8),
+    infer("JSON that is none", "/predictions/inputs", b"{broken", headers=JSON_TYPE),
+    infer("JSON of no length", "/predictions/inputs", b"", headers=JSON_TYPE),
+    infer("JSON of another subtype", "/predictions/inputs", b"{}",
+          headers=(("Content-Type", "application/vnd.api+json"),)),
+    infer("JSON type in capitals", "/predictions/inputs", b"{}",
+          headers=(("Content-Type", "APPLICATION/JSON"),)),
+    infer("text", "/predictions/inputs", "grüezi", headers=_TEXT),
+    infer("text with charset", "/predictions/inputs", "grüezi", headers=_TEXT_UTF8),
+    infer("text that is not UTF-8", "/predictions/inputs", b"gr\xfcezi", headers=_TEXT),
+    infer("csv", "/predictions/inputs", "a,b\n1,2", headers=(("Content-Type", "text/csv"),)),
+    infer("form", "/predictions/inputs", b"data=abc&other=1", headers=_FORM),
+    infer("form with escapes", "/predictions/inputs", b"a=%C3%BC+x&b=%26", headers=_FORM),
+    infer("form with a name twice", "/predictions/inputs", b"a=1&a=2", headers=_FORM),
+    infer("form without values", "/predictions/inputs", b"a&b=", headers=_FORM),
+    infer("form that is JSON", "/predictions/inputs", b'{"a": 1}', headers=_FORM),
+    infer("form of no length", "/predictions/inputs", b"", headers=_FORM),
+    infer("multipart field", "/predictions/inputs", _parts(('name="data"', "abc")),
+          headers=_MULTIPART),
+    infer("multipart file", "/predictions/inputs",
+          _parts(('name="data"; filename="a.bin"', "abc")), headers=_MULTIPART),
+    infer("multipart file with a type", "/predictions/inputs",
+          _parts(('name="data"; filename="a.txt"\r\nContent-Type: text/plain', "abc")),
+          headers=_MULTIPART),
+    infer("multipart file of JSON", "/predictions/inputs",
+          _parts(('name="data"; filename="a.json"\r\nContent-Type: application/json', "[1]")),
+          headers=_MULTIPART),
+    infer("multipart field of JSON", "/predictions/inputs",
+          _parts(('name="data"\r\nContent-Type: application/json', "[1]")), headers=_MULTIPART),
+    infer("multipart with several", "/predictions/inputs",
+          _parts(('name="data"; filename="a.bin"', "abc"), ('name="target"', "2")),
+          headers=_MULTIPART),
+    infer("multipart with a name twice", "/predictions/inputs",
+          _parts(('name="data"', "one"), ('name="data"', "two")), headers=_MULTIPART),
+    infer("multipart without parts", "/predictions/inputs", b"--frontier--\r\n",
+          headers=_MULTIPART),
+    infer("body in chunks", "/predictions/inputs", b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n",
+          headers=(("Transfer-Encoding", "chunked"),)),
+)  # fmt: skip
+
+_OUTPUTS = (
+    do("object", {"do": "echo", "value": {"a": 1, "ü": [True, None, 1.5]}}),
+    do("list", {"do": "echo", "value": [1, 2]}),
+    do("text out", {"do": "echo", "value": "grüezi"}),
+    do("text of no length", {"do": "echo", "value": ""}),
+    do("number", {"do": "echo", "value": 3}),
+    do("float", {"do": "echo", "value": 0.1}),
+    do("true", {"do": "echo", "value": True}),
+    do("null", {"do": "echo", "value": None}),
+    do("empty object", {"do": "echo", "value": {}}),
+    do("bytes", {"do": "bytes", "value": "00ff10"}),
+    do("bytearray", {"do": "bytearray", "value": "00ff10"}),
+    do("not a number", {"do": "not_a_number"}),
+    do("tuple", {"do": "tuple"}),
+    do("integer keys", {"do": "integer_keys"}),
+    do("long answer", {"do": "long", "value": 9000}),
+    infer("tensor", "/predictions/behaviours", '{"do": "tensor", "value": [1.5]}',
+          headers=JSON_TYPE, view="status"),
+    do("content type", {"do": "echo", "value": "a,b", "content_type": "text/csv"}),
+    do("header", {"do": "echo", "value": "x", "header": {"X-Mine": "yes", "ts_other": "1"}}),
+    do("header of the server", {"do": "echo", "value": "x", "header": {"x-request-id": "mine"}}),
+    do("cache header", {"do": "echo", "value": "x", "header": {"Cache-Control": "max-age=60"}}),
+    do("status 201", {"do": "echo", "value": {"a": 1}, "status": 201}),
+    do("status with a phrase", {"do": "echo", "value": "x", "status": 222, "phrase": "my words"}),
+    do("status 404 with a body", {"do": "echo", "value": "not here", "status": 404}),
+    do("status 500 with a body", {"do": "echo", "value": {"why": "x"}, "status": 500}),
+    do("status 503 with a phrase", {"do": "echo", "value": "x", "status": 503, "phrase": "busy"}),
+    do("status 204", {"do": "echo", "value": "", "status": 204}),
+    do("status of all", {"do": "status_of_all", "value": 207}),
+    do("context", {"do": "context"}),
+    do("context of a configured model", {"do": "context"}, model="configured"),
+    do("all request headers", {"do": "headers", "value": ["X-Custom", "x-custom", "Absent"]}),
+    ask("a request header", "/predictions/behaviours",
+        {"do": "headers", "value": ["X-Custom", "x-custom", "Content-Type", "url_path"]},
+        headers=(("X-Custom", "Value"),)),
+    ask("a request header by name", "/predictions/behaviours",
+        {"do": "one_header", "value": ["X-Custom", "x-custom", "explain"]},
+        headers=(("X-Custom", "Value"),)),
+    ask("a request header twice", "/predictions/behaviours",
+        {"do": "headers", "value": ["X-Custom"]},
+        headers=(("X-Custom", "one"), ("X-Custom", "two"))),
+    ask("client's request id", "/predictions/behaviours", {"do": "echo", "value": "x"},
+        headers=(("x-request-id", "mine"),)),
+    ask("connection close asked for", "/predictions/behaviours", {"do": "echo", "value": "x"},
+        headers=(("Connection", "close"),)),
+)  # fmt: skip
+
+_FAILURES = (
+    do("exception", {"do": "raise", "value": "refused"}),
+    do("exception after a status was set", {"do": "raise", "status": 418, "phrase": "teapot"}),
+    do("exception about CUDA", {"do": "cuda"}),
+    do("key error", {"do": "missing_key"}),
+    do("prediction exception", {"do": "prediction_exception", "value": "my reason"}),
+    do("prediction exception 400", {"do": "prediction_exception", "value": "bad", "code": 400}),
+    do("prediction exception 404", {"do": "prediction_exception", "value": "none", "code": 404}),
+    do("prediction exception 503", {"do": "prediction_exception", "value": "full", "code": 503}),
+    do("prediction exception 513", {"do": "prediction_exception", "value": "own", "code": 513}),
+    do("prediction exception 599", {"do": "prediction_exception", "value": "own", "code": 599}),
+    do("prediction exception 200", {"do": "prediction_exception", "value": "odd", "code": 200}),
+    do("prediction exception about CUDA",
+       {"do": "prediction_exception", "value": "CUDA is busy", "code": 501}),
+    do("prediction exception with quotes",
+       {"do": "prediction_exception", "value": 'a "b" ü <c> & \n', "code": 422}),
+    do("memory error", {"do": "memory"}),
+    do("unserialisable", {"do": "unserialisable"}),
+    do("too few answers", {"do": "too_few"}),
+    do("too many answers", {"do": "too_many"}),
+    do("no list", {"do": "no_list"}),
+    do("nothing returned", {"do": "nothing"}),
+    do("a string returned", {"do": "a_string"}),
+    do("a tuple returned", {"do": "a_tuple"}),
+    do("after the failures", {"do": "echo", "value": "still here"}),
+    do("slow", {"do": "sleep", "value": 0.3}),
+    do("too slow", {"do": "sleep", "value": 30}, model="slow"),
+    do("the worker exits", {"do": "exit"}),
+    infer("after the worker's exit", "/predictions/behaviours",
+          json.dumps({"do": "echo", "value": "back"}), headers=JSON_TYPE, until=200),
+    infer("after the slow one", "/predictions/slow",
+          json.dumps({"do": "echo", "value": "back"}), headers=JSON_TYPE, until=200),
+)  # fmt: skip
+
+_METRICS = (
+    scrape("metrics when they go to the log"),
+    scrape("metrics by POST", method="POST"),
+    scrape("api description of metrics", "/", method="OPTIONS", view="openapi"),
+    scrape("no such route on the metrics port", "/nowhere", view=None),
+)
+
+SCENARIOS = (
+    Scenario(
+        name="predictions",
+        archives=("behaviours", "configured", "inputs", "slow"),
+        models=("behaviours.mar", "configured.mar", "inputs=inputs.mar", "slow.mar"),
+        requests=_ROUTES + _INPUTS + _OUTPUTS + _FAILURES + _METRICS,
+    ),
+)
