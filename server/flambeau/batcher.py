@@ -1,18 +1,21 @@
-"""Driving one version's queue: idle workers take batches, replies go back to their requests.
+"""Driving one version's queue: free workers take batches, replies go back to their requests.
 
 Everything here runs on the front's event loop, so each method is one uninterrupted step. The
-decision when a batch leaves is `BatchQueue`'s; which workers exist is `ModelVersion`'s.
+decision when a batch leaves is the queue's; which workers exist is `ModelVersion`'s.
+
+When a worker is lost with a batch, its requests run once more, each alone: whichever of them ends
+a second worker is to blame and fails, the others are answered.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from flambeau.batch_queue import BatchQueue
 from flambeau.errors import (
+    DeadlineExceeded,
     FlambeauError,
     HandlerFailed,
     InvalidInput,
@@ -20,22 +23,35 @@ from flambeau.errors import (
     OutOfResources,
     QueueFull,
     UnsupportedContentType,
+    WorkerDied,
     WorkerError,
 )
-from flambeau.messages import BatchDone, Failure, FailureKind, InferenceRequest, Reply
+from flambeau.messages import (
+    BatchDone,
+    Chunk,
+    Failure,
+    FailureKind,
+    InferenceRequest,
+    MetricSample,
+    Reply,
+)
+from flambeau.pending import PendingRequest, SequenceTag
+from flambeau.reply_parts import ReplyParts
+from flambeau.request_queue import RequestQueue
 
 _FAILURE_CLASSES: dict[FailureKind, type[FlambeauError]] = {
     FailureKind.INVALID_INPUT: InvalidInput,
     FailureKind.UNSUPPORTED_CONTENT_TYPE: UnsupportedContentType,
-    FailureKind.HANDLER_FAILED: HandlerFailed,
     FailureKind.OUT_OF_RESOURCES: OutOfResources,
 }
 
 
-class Worker(Protocol):
+class Worker(Hashable, Protocol):
     """What the batcher needs of a worker: `WorkerProcess`, or `FakeWorker` in tests."""
 
-    async def run(self, requests: Sequence[InferenceRequest]) -> BatchDone:
+    async def run(
+        self, requests: Sequence[InferenceRequest], *, on_chunk: Callable[[Chunk], None]
+    ) -> BatchDone:
         """Answer a batch, one result per request; WorkerError when the worker is lost."""
         ...
 
@@ -45,22 +61,39 @@ class BatchObserver(Protocol):
 
     def batch_started(self, *, size: int, queue_waits_s: Sequence[float]) -> None: ...
 
-    def batch_done(self, *, handler_s: float) -> None: ...
+    def batch_done(self, *, handler_s: float, roundtrip_s: float) -> None: ...
+
+    def samples(self, samples: Sequence[MetricSample]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BatchPolicy:
+    """How one version's batches are run.
+
+    Attributes:
+        label: What messages call the version.
+        concurrency: Batches that one worker may have at a time, 1 or more; more than 1 goes with
+            batches of one request, which can be cancelled.
+        retry: Whether the requests of a lost worker run again.
+        client_timeout_s: Seconds from a request's arrival to the beginning of its answer; 0 for no
+            limit.
+        needs_free_worker: Refuse requests while every worker is busy, instead of queueing them.
+    """
+
+    label: str
+    concurrency: int = 1
+    retry: bool = True
+    client_timeout_s: float = 0.0
+    needs_free_worker: bool = False
 
 
 @dataclass(eq=False, slots=True)
-class PendingRequest:
-    """A request and the place its answer goes to.
+class _Post:
+    """A worker and the batches it has."""
 
-    Attributes:
-        request: What the worker will see.
-        reply: Resolved with the answer or one of our errors. Cancelling it withdraws the request.
-        arrived_at: Loop time of submission.
-    """
-
-    request: InferenceRequest
-    reply: asyncio.Future[Reply]
-    arrived_at: float
+    worker: Worker
+    batches: set[asyncio.Task[None]] = field(default_factory=set)
+    is_leaving: bool = False
 
 
 class Batcher:
@@ -68,28 +101,28 @@ class Batcher:
 
     def __init__(
         self,
-        queue: BatchQueue[PendingRequest],
+        queue: RequestQueue,
+        policy: BatchPolicy,
         *,
-        label: str,
         observer: BatchObserver,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         # for the life of the version
         self._queue = queue
-        self._label = label
+        self._policy = policy
         self._observer = observer
         self._loop = loop
-        # workers that answered their last batch, least recently used first
-        self._idle: list[Worker] = []
-        # the batch each busy worker has, and whether the worker comes back afterwards
-        self._busy: dict[Worker, asyncio.Task[None]] = {}
+        # every worker; and those that can take a batch, least recently used first
+        self._posts: dict[Worker, _Post] = {}
+        self._free: list[_Post] = []
         self._num_running = 0
-        self._leaving: set[Worker] = set()
-        # a dispatch that is due: at the end of this loop step, or when the window closes
+        # a dispatch that is due: at the end of this loop step, or at a time to come
         self._dispatch_soon: asyncio.Handle | None = None
-        self._window: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         # resolved when nothing waits and nothing runs; None while nobody asks
         self._drained: asyncio.Future[None] | None = None
+        # why nothing will be answered any more; None while it will
+        self._closed: str | None = None
 
     @property
     def num_waiting(self) -> int:
@@ -104,67 +137,109 @@ class Batcher:
     @property
     def room(self) -> int:
         """How many more requests may wait."""
-        return self._queue.max_size - len(self._queue)
+        return max(0, self._queue.max_size - len(self._queue))
 
-    def submit(self, request: InferenceRequest) -> PendingRequest:
+    def submit(
+        self, request: InferenceRequest, *, sequence: SequenceTag | None = None
+    ) -> PendingRequest:
         """Queue one request; its `reply` is resolved when a worker has answered.
 
         Raises:
-            QueueFull: `max_size` requests wait already.
+            QueueFull: It may not wait: the queue is full, no worker is free and waiting is not
+                wanted, or its sequence is unknown or has enough requests waiting.
         """
-        if not self._queue.has_room():
-            raise QueueFull(
-                f"{self._label} has no worker to serve inference request. All are busy and "
-                f"{self._queue.max_size} requests wait already (job_queue_size); retry later, "
-                "add workers or raise job_queue_size."
-            )
         now = self._loop.time()
-        pending = PendingRequest(request, self._loop.create_future(), now)
+        pending = PendingRequest(request, self._loop.create_future(), now, sequence)
+        refusal = self._queue.refusal(pending)
+        if refusal is None and self._policy.needs_free_worker:
+            refusal = self._busy_text()
+        if refusal is not None:
+            raise QueueFull(
+                f"{self._policy.label} has no worker to serve inference request. {refusal}"
+            )
         pending.reply.add_done_callback(lambda _: self._withdraw(pending))
+        if self._policy.client_timeout_s:
+            pending.deadline = self._loop.call_later(
+                self._policy.client_timeout_s, self._expire, pending
+            )
         self._queue.put(pending, now=now)
         self._dispatch_later()
         return pending
 
     def add(self, worker: Worker) -> None:
         """Let a ready worker take batches."""
-        self._idle.append(worker)
+        post = self._posts[worker] = _Post(worker)
+        self._free.append(post)
         self._dispatch_later()
 
     def is_busy(self, worker: Worker) -> bool:
         """Whether the worker has a batch at the moment."""
-        return worker in self._busy
+        post = self._posts.get(worker)
+        return post is not None and bool(post.batches)
 
     async def release(self, worker: Worker) -> None:
-        """Take a worker out; returns once it has answered the batch it has, if any."""
-        if worker in self._idle:
-            self._idle.remove(worker)
-        task = self._busy.get(worker)
-        if task is not None:
-            self._leaving.add(worker)
-            await asyncio.wait({task})
+        """Take a worker out; returns once it has answered the batches it has, if any."""
+        post = self._posts.get(worker)
+        if post is None:
+            return
+        post.is_leaving = True
+        if post in self._free:
+            self._free.remove(post)
+        if post.batches:
+            await asyncio.wait(post.batches)
+        if self._posts.pop(worker, None) is not None:
+            self._queue.worker_gone(worker)
+            self._dispatch_later()
 
     def fail_waiting(self, error_text: str) -> None:
         """Answer everything that waits with NoWorker: no worker will come."""
         for pending in self._queue.take_all():
-            _fail(pending, NoWorker(error_text))
+            self._fail(pending, NoWorker(error_text))
         self._note_drained()
+
+    def close(self, error_text: str) -> None:
+        """Fail what waits, and what will be put back from now on."""
+        self._closed = error_text
+        self.fail_waiting(error_text)
 
     async def wait_drained(self) -> None:
         """Wait until nothing waits and nothing runs."""
-        while self._queue or self._busy:
+        while self._queue or self._num_running:
             if self._drained is None:
                 self._drained = self._loop.create_future()
             await asyncio.shield(self._drained)
 
+    # requests that end before they are answered
+
     def _withdraw(self, pending: PendingRequest) -> None:
         """The reply is there, or its caller went away: a request still waiting leaves the queue."""
+        if pending.deadline is not None:
+            pending.deadline.cancel()
         if self._queue.discard(pending):
             self._note_drained()
+        elif pending.reply.cancelled() and pending.running is not None:
+            pending.running.cancel()
 
-    def _note_drained(self) -> None:
-        if self._drained is not None and not self._queue and not self._busy:
-            self._drained.set_result(None)
-            self._drained = None
+    def _expire(self, pending: PendingRequest) -> None:
+        limit_ms = self._policy.client_timeout_s * 1000
+        self._fail(
+            pending,
+            DeadlineExceeded(
+                f"{self._policy.label} did not answer within clientTimeoutInMills {limit_ms:g}; "
+                "retry later, add workers, or raise the limit"
+            ),
+        )
+        if pending.running is not None:
+            pending.running.cancel()
+
+    def _busy_text(self) -> str | None:
+        """Why a request that must not wait is refused; None when a worker is free for it."""
+        free = sum(self._policy.concurrency - len(post.batches) for post in self._free)
+        if len(self._queue) < free:
+            return None
+        return "All are busy, and useJobTicket lets no request wait; retry later or add workers."
+
+    # batches
 
     def _dispatch_later(self) -> None:
         """Dispatch once per loop step, so that requests read in one step share a batch."""
@@ -174,55 +249,139 @@ class Batcher:
     def _dispatch(self) -> None:
         self._dispatch_soon = None
         now = self._loop.time()
-        while self._idle and (batch := self._queue.take(now=now)):
-            worker = self._idle.pop()  # the most recently used has the warmest caches
+        for pending in self._queue.take_expired(now=now):
+            self._fail(pending, NoWorker(f"{self._policy.label}: the request's sequence has ended"))
+        for post in self._takers():
+            if not self._queue:
+                break
+            self._give(post, now=now)
+        self._note_drained()
+        self._arm_timer()
+
+    def _takers(self) -> list[_Post]:
+        """Workers in the order in which they take batches."""
+        if self._policy.concurrency > 1:
+            return sorted(self._free, key=lambda post: len(post.batches))
+        return self._free[::-1]  # the most recently used has the warmest caches
+
+    def _give(self, post: _Post, *, now: float) -> None:
+        """Give a worker the batches that are due and that it has room for."""
+        while len(post.batches) < self._policy.concurrency:
+            batch = self._queue.take(now=now, worker=post.worker)
+            if not batch:
+                return
             self._num_running += len(batch)
-            self._busy[worker] = self._loop.create_task(self._run(worker, batch, now=now))
-        self._arm_window()
+            task = self._loop.create_task(self._run(post, batch, now=now))
+            post.batches.add(task)
+            if self._policy.concurrency > 1:
+                for pending in batch:
+                    pending.running = task
+        self._free.remove(post)
 
-    def _arm_window(self) -> None:
-        if self._window is not None:
-            self._window.cancel()
-            self._window = None
-        due_at = self._queue.due_at()
-        if self._idle and due_at is not None:
-            self._window = self._loop.call_at(due_at, self._dispatch_later)
+    def _arm_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due_at = self._queue.due_at() if self._free else None
+        times = [at for at in (due_at, self._queue.expires_at()) if at is not None]
+        if times:
+            self._timer = self._loop.call_at(min(times), self._dispatch_later)
 
-    async def _run(self, worker: Worker, batch: list[PendingRequest], *, now: float) -> None:
+    async def _run(self, post: _Post, batch: list[PendingRequest], *, now: float) -> None:
         self._observer.batch_started(
             size=len(batch), queue_waits_s=[now - pending.arrived_at for pending in batch]
         )
-        alive = False
+        alive = True
         try:
-            done = await worker.run([pending.request for pending in batch])
-            self._observer.batch_done(handler_s=done.handler_s)
-            _answer(batch, done)
-            alive = True
+            done = await post.worker.run(
+                [pending.request for pending in batch],
+                on_chunk=lambda chunk: _feed(batch[chunk.place], chunk.reply),
+            )
+            self._observer.batch_done(handler_s=done.handler_s, roundtrip_s=self._loop.time() - now)
+            if done.metrics:
+                self._observer.samples(done.metrics)
+            self._answer(batch, done)
         except WorkerError as error:
-            for pending in batch:  # one error object each: callers raise them separately
-                _fail(pending, type(error)(str(error)))
+            alive = False
+            self._worker_lost(batch, error)
+        except asyncio.CancelledError:
+            for pending in batch:
+                self._over(pending, None)
         finally:
             self._num_running -= len(batch)
-            self._finished(worker, alive=alive)
+            self._finished(post, alive=alive)
 
-    def _finished(self, worker: Worker, *, alive: bool) -> None:
-        del self._busy[worker]
-        if alive and worker not in self._leaving:
-            self._idle.append(worker)
-        self._leaving.discard(worker)
+    def _finished(self, post: _Post, *, alive: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        post.batches.discard(task)
+        if post in self._free:
+            self._free.remove(post)
+        if alive and not post.is_leaving:
+            self._free.append(post)
+        post.is_leaving |= not alive
         self._dispatch_later()
         self._note_drained()
 
+    def _worker_lost(self, batch: list[PendingRequest], error: WorkerError) -> None:
+        """Fail the requests of a lost worker, or let them run again, each alone.
 
-def _answer(batch: list[PendingRequest], done: BatchDone) -> None:
-    """Resolve each request with its own result; `WorkerProcess.run` has checked the count."""
-    for pending, result in zip(batch, done.results, strict=True):
-        if isinstance(result, Failure):
-            _fail(pending, _FAILURE_CLASSES[result.kind](result.message))
+        A request that was alone and ended it by its length is not tried again: it would again.
+        """
+        may_retry = self._policy.retry and (len(batch) > 1 or isinstance(error, WorkerDied))
+        again: list[PendingRequest] = []
+        for pending in batch:
+            pending.running = None
+            if pending.reply.done() or pending.has_lost_a_worker or not may_retry:
+                self._over(pending, None)
+                self._fail(pending, type(error)(str(error)))  # callers raise them separately
+            else:
+                pending.has_lost_a_worker = True
+                again.append(pending)
+        self._queue.put_back(again, now=self._loop.time())
+        if self._closed is not None:
+            self.fail_waiting(self._closed)
+
+    def _answer(self, batch: list[PendingRequest], done: BatchDone) -> None:
+        """Resolve each request with its own result; the worker has been asked for as many."""
+        for pending, result in zip(batch, done.results, strict=True):
+            pending.running = None
+            if isinstance(result, Failure):
+                self._over(pending, None)
+                self._fail(pending, _error_of(result))
+                continue
+            self._over(pending, result)
+            if pending.rest is not None:
+                pending.rest.finish(result)
+            elif not pending.reply.done():
+                pending.reply.set_result(result)
+
+    def _over(self, pending: PendingRequest, reply: Reply | None) -> None:
+        if pending.sequence is not None:
+            self._queue.answered(pending, reply, now=self._loop.time())
+
+    def _fail(self, pending: PendingRequest, error: FlambeauError) -> None:
+        if pending.rest is not None:
+            pending.rest.fail(error)
         elif not pending.reply.done():
-            pending.reply.set_result(result)
+            pending.reply.set_exception(error)
+
+    def _note_drained(self) -> None:
+        if self._drained is not None and not self._queue and not self._num_running:
+            self._drained.set_result(None)
+            self._drained = None
 
 
-def _fail(pending: PendingRequest, error: FlambeauError) -> None:
-    if not pending.reply.done():
-        pending.reply.set_exception(error)
+def _feed(pending: PendingRequest, part: Reply) -> None:
+    """Pass on one part of an answer; the first one is the reply."""
+    if pending.rest is not None:
+        pending.rest.feed(part)
+    elif not pending.reply.done():
+        pending.rest = ReplyParts(on_closed=pending.abandon)
+        pending.reply.set_result(part)
+
+
+def _error_of(failure: Failure) -> FlambeauError:
+    if failure.kind is FailureKind.HANDLER_FAILED:
+        return HandlerFailed(failure.message, status=failure.status)
+    return _FAILURE_CLASSES[failure.kind](failure.message)

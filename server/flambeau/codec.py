@@ -33,12 +33,14 @@ _SCALARS: Final = {float, int, str, bool, type(None)}
 _json = msgspec.json.Decoder()
 
 
-def decode_request(request: InferenceRequest) -> Row:
+def decode_request(request: InferenceRequest, *, as_sent: bool = False) -> Row:
     """Decode one request's inputs by their content types; of equal names the last counts.
 
     `application/json` becomes what it says, `text/*` a `str`, all else a `bytearray`. What does not
-    decode stays a `bytearray`, for the handler to judge.
+    decode stays a `bytearray`, for the handler to judge; `as_sent` leaves all of it so.
     """
+    if as_sent:
+        return {part.name: bytearray(part.body) for part in request.inputs}
     return {part.name: _decode_input(part) for part in request.inputs}
 
 
@@ -88,7 +90,7 @@ def encode_output(
         case UnsupportedContentType():
             return Failure(FailureKind.UNSUPPORTED_CONTENT_TYPE, text_of(output))
         case HandlerFailed():
-            return Failure(FailureKind.HANDLER_FAILED, text_of(output))
+            return Failure(FailureKind.HANDLER_FAILED, text_of(output), output.status)
         case _:
             body, content_type = _encode(output)
     if len(body) > max_response_bytes:

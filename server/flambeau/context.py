@@ -2,14 +2,21 @@
 
 `Context` has TorchServe's members and lives as long as the worker; what belongs to one batch is
 held by `RequestProcessor`s, which are new for every batch. Handlers may attach attributes.
+
+A handler that is a coroutine answers several batches at a time, each with a shallow copy of the
+context: what was attached while the model was loaded is in all of them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flambeau.errors import HandlerFailed
+from flambeau.handler_metrics import MetricsCache
+from flambeau.messages import SEQUENCE_HEADERS
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from flambeau.messages import InferenceRequest
 
@@ -84,7 +91,15 @@ class Context:
         model_yaml_config: The model's YAML, or an empty dict.
         request_ids: Request id by position in the batch; empty outside of batches.
         request_processor: One per request of the batch, in its order; empty outside of batches.
-        metrics: None for now.
+        metrics: The model's `MetricsCache`; None in a context made without one.
+        stopping_criteria: One callable per request of a continuous batch, in its order: takes the
+            request's output, says whether it is the last. Set by the handler.
+        cl_socket: None; the way to the client is `send_intermediate`.
+        header_key_sequence_id: The header with the id of a request's sequence.
+        header_key_sequence_start: The header of the sequence's first request.
+        header_key_sequence_end: The header of its last.
+        intermediate_sink: What `send_intermediate` hands parts of answers to, one item per
+            request; set by the worker while a handler is at work, else None.
     """
 
     def __init__(  # noqa: PLR0917  # TorchServe's signature
@@ -98,12 +113,21 @@ class Context:
         limit_max_image_pixels: bool = True,  # noqa: FBT001, FBT002  # as above
         metrics: object | None = None,
         model_yaml_config: dict[str, Any] | None = None,
+        *,
+        sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS,
     ) -> None:
         # for the life of the worker
         self.model_name = model_name
         self.manifest = manifest
         self.model_yaml_config = model_yaml_config or {}
         self.metrics = metrics
+        self.cl_socket: object | None = None
+        self.stopping_criteria: list[Callable[[Any], bool]] | None = None
+        (
+            self.header_key_sequence_id,
+            self.header_key_sequence_start,
+            self.header_key_sequence_end,
+        ) = sequence_headers
         self.system_properties: dict[str, Any] = {
             "model_dir": model_dir,
             "gpu_id": gpu,
@@ -115,11 +139,27 @@ class Context:
         # for the life of one batch
         self.request_ids: dict[int, str] = {}
         self.request_processor: list[RequestProcessor] = []
+        self.intermediate_sink: Callable[[list[object]], None] | None = None
+
+    def send_intermediate(self, outputs: list[Any]) -> None:
+        """Send one part of every answer of the batch now; the result comes after them.
+
+        Args:
+            outputs: One item per request, of the kinds that `handle` returns.
+
+        Raises:
+            HandlerFailed: There is no batch at hand, or not one sendable item per request.
+        """
+        if self.intermediate_sink is None:
+            raise HandlerFailed("parts of answers can be sent only while a batch is answered")
+        self.intermediate_sink(outputs)
 
     def begin_batch(self, requests: Sequence[InferenceRequest]) -> None:
         """Forget the batch before, begin this one."""
         self.request_ids = {i: request.request_id for i, request in enumerate(requests)}
         self.request_processor = [RequestProcessor.from_request(request) for request in requests]
+        if isinstance(self.metrics, MetricsCache):
+            self.metrics.set_request_ids(self.request_ids)
 
     def end_batch(self) -> None:
         self.begin_batch(())
@@ -134,6 +174,10 @@ class Context:
     def get_all_request_header(self, idx: int) -> dict[str, Any]:
         """All headers, and per input `{"content-type": ...}` under the input's name."""
         return self.request_processor[idx].get_request_properties()
+
+    def get_sequence_id(self, idx: int) -> str:
+        """The id of the sequence a request belongs to, or the empty text."""
+        return str(self.get_request_header(idx, self.header_key_sequence_id) or "")
 
     def get_input_content_type(self, idx: int, name: str) -> str | None:
         """The media type one input came with: lower case, no parameters, None when not given.

@@ -6,14 +6,18 @@ per request and the worker goes on.
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import inspect
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import torch
 
-from flambeau.codec import Row, decode_request, encode_output
+from flambeau.codec import decode_request, encode_output
 from flambeau.errors import (
     HandlerFailed,
     InvalidInput,
@@ -21,16 +25,36 @@ from flambeau.errors import (
     UnsupportedContentType,
 )
 from flambeau.failure_text import print_traceback, text_of
-from flambeau.messages import BatchDone, Failure, FailureKind, InferenceRequest, Reply, RunBatch
+from flambeau.handler_metrics import MetricsCache
+from flambeau.messages import (
+    BatchDone,
+    Chunk,
+    Failure,
+    FailureKind,
+    InferenceRequest,
+    MetricSample,
+    Reply,
+    RunBatch,
+)
 from flambeau.parity import read_samples
 from flambeau.self_check import SelfCheck
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
+    from flambeau.codec import Row
+    from flambeau.context import Context
     from flambeau.loading import EntryPoint, LoadEntryPoint
     from flambeau.messages import LoadModel
     from flambeau.parity import Samples
+
+    Send: TypeAlias = Callable[[Chunk], None]
+
+STREAM_NEXT: Final = "ts_stream_next"  # TorchServe's header: `true` while more parts follow
+
+
+def _nowhere(_: Chunk) -> None:
+    raise HandlerFailed("parts of an answer can be sent from within a server only")
 
 
 class ModelInstance:
@@ -42,6 +66,7 @@ class ModelInstance:
         self._entry_point = entry_point
         self._samples = samples
         self._load = load
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
     def load(cls, load: LoadModel, *, load_entry_point: LoadEntryPoint) -> ModelInstance:
@@ -100,49 +125,187 @@ class ModelInstance:
             device=torch.device(self._load.device),
         )
 
-    def run(self, batch: RunBatch) -> BatchDone:
+    def run(self, batch: RunBatch, *, send: Send = _nowhere) -> BatchDone:
         """Answer a batch: one result per request, in order, whatever the handler does."""
         began_at = time.perf_counter()
         results: list[Reply | Failure | None] = [None] * len(batch.requests)
         for places in _kinds(batch.requests):
-            part = self._run_alike([batch.requests[place] for place in places])
-            for place, result in zip(places, part, strict=True):
+            for place, result in self._answer_apart(Part.of(batch, places), send):
                 results[place] = result
-        handler_s = time.perf_counter() - began_at
         done = [result for result in results if result is not None]
         assert len(done) == len(results)
-        return BatchDone(batch_id=batch.batch_id, results=done, handler_s=handler_s)
+        return self.done(batch, done, began_at=began_at)
 
-    def _run_alike(self, requests: list[InferenceRequest]) -> list[Reply | Failure]:
-        """One handler call."""
+    def done(
+        self, batch: RunBatch, results: list[Reply | Failure], *, began_at: float
+    ) -> BatchDone:
+        """The end of a batch, with what the handler emitted since the last one."""
+        return BatchDone(
+            batch_id=batch.batch_id,
+            results=results,
+            handler_s=time.perf_counter() - began_at,
+            metrics=self.take_metrics(),
+        )
+
+    def take_metrics(self) -> list[MetricSample]:
+        """What the handler emitted since this was last asked."""
+        metrics = self._entry_point.context.metrics
+        return metrics.take() if isinstance(metrics, MetricsCache) else []
+
+    def _answer_apart(self, part: Part, send: Send) -> Generator[tuple[int, Reply | Failure]]:
+        """Results by place; when the handler fails, its halves are run apart.
+
+        So the requests that are not to blame are answered, after at most `2 * log2(size) + 1` calls
+        for one that is.
+        """
+        waiting = [part]
+        said: set[str] = set()
+        while waiting:
+            part = waiting.pop()
+            try:
+                results = self.call(part, send)
+            except BaseException as error:  # noqa: BLE001  # not even SystemExit ends the worker
+                halves = part.halves() if self._load.retry and not part.has_streamed else ()
+                waiting += reversed(halves)
+                if (text := text_of(error)) not in said:
+                    said.add(text)
+                    print_traceback()
+                if halves:
+                    continue
+                results = [encode_failure(error)] * len(part.requests)
+            yield from zip(part.places, results, strict=True)
+
+    def call(self, part: Part, send: Send) -> list[Reply | Failure]:
+        """One handler call.
+
+        Raises:
+            BaseException: Whatever the handler raises; HandlerFailed when its result is no list
+                with one sendable item per request.
+        """
         context = self._entry_point.context
-        context.begin_batch(requests)
+        context.begin_batch(part.requests)
         try:
-            rows: list[Row] = [decode_request(request) for request in requests]
-            outputs = self._entry_point.call(rows, context)
-            return self._encode(outputs, num_requests=len(requests))
-        except (InvalidInput, UnsupportedContentType) as error:
-            if len(requests) == 1:
-                return [encode_failure(error)]
-            print_traceback()
-            return [Failure(FailureKind.HANDLER_FAILED, "Prediction failed")] * len(requests)
-        except BaseException as error:  # noqa: BLE001  # not even SystemExit ends the worker
-            print_traceback()
-            return [encode_failure(error)] * len(requests)
+            rows = [self.decode(request) for request in part.requests]
+            with self.streaming(context, part, send):
+                outputs = self._entry_point.call(rows, context)
+                if inspect.isawaitable(outputs):
+                    outputs = self._event_loop().run_until_complete(outputs)
+            return self.encode(outputs, context)
         finally:
             context.end_batch()
 
-    def _encode(self, outputs: object, *, num_requests: int) -> list[Reply | Failure]:
+    async def call_concurrently(self, part: Part, send: Send) -> list[Reply | Failure]:
+        """One call of a handler that is a coroutine, beside others; has a context of its own.
+
+        Raises:
+            BaseException: As `call`.
+        """
+        context = copy.copy(self._entry_point.context)
+        context.begin_batch(part.requests)
+        rows = [self.decode(request) for request in part.requests]
+        with self.streaming(context, part, send):
+            outputs = self._entry_point.call(rows, context)
+            if inspect.isawaitable(outputs):
+                outputs = await outputs
+        return self.encode(outputs, context)
+
+    def call_running(self, part: Part, rows: list[Row]) -> list[Reply | Failure]:
+        """One step of a continuous batch: an output per running request, each with its own.
+
+        A request goes on while its stopping criterion says so, which the answer's header tells.
+
+        Raises:
+            BaseException: As `call`.
+        """
+        context = self._entry_point.context
+        context.begin_batch(part.requests)
+        try:
+            outputs = self._entry_point.call(rows, context)
+            criteria = context.stopping_criteria or []
+            for place, output in enumerate(outputs if isinstance(outputs, list) else ()):
+                goes_on = place < len(criteria) and not criteria[place](output)
+                context.set_response_header(place, STREAM_NEXT, str(goes_on).lower())
+            return self.encode(outputs, context)
+        finally:
+            context.end_batch()
+
+    def decode(self, request: InferenceRequest) -> Row:
+        """A request as the handler reads it."""
+        return decode_request(request, as_sent=not self._load.decode_inputs)
+
+    def encode(self, outputs: object, context: Context) -> list[Reply | Failure]:
+        """What the handler returned, one result per request.
+
+        Raises:
+            HandlerFailed: It is not one sendable item per request.
+        """
+        processors = context.request_processor
         if not isinstance(outputs, list):
             raise HandlerFailed("Invalid model predict output")
-        if len(outputs) != num_requests:
+        if len(outputs) != len(processors):
             raise HandlerFailed("number of batch response mismatched")
         return [
             encode_output(output, processor, max_response_bytes=self._load.max_response_bytes)
-            for output, processor in zip(
-                outputs, self._entry_point.context.request_processor, strict=True
-            )
+            for output, processor in zip(outputs, processors, strict=True)
         ]
+
+    @contextmanager
+    def streaming(self, context: Context, part: Part, send: Send) -> Generator[None]:
+        """Let the handler send parts of its answers meanwhile."""
+
+        def send_parts(outputs: list[object]) -> None:
+            parts = self.encode(outputs, context)
+            part.has_streamed = True
+            for place, reply in zip(part.places, parts, strict=True):
+                if isinstance(reply, Failure):
+                    raise HandlerFailed(reply.message)
+                send(Chunk(batch_id=part.batch_id, place=place, reply=reply))
+
+        context.intermediate_sink = send_parts
+        try:
+            yield
+        finally:
+            context.intermediate_sink = None
+
+    def _event_loop(self) -> asyncio.AbstractEventLoop:
+        """For handlers that are coroutines but are called in turn."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+
+@dataclass(kw_only=True, slots=True)
+class Part:
+    """The requests of a batch that one handler call answers.
+
+    Attributes:
+        batch_id: The batch.
+        places: Their places in it.
+        requests: As many.
+        has_streamed: Whether parts of their answers are on their way already.
+    """
+
+    batch_id: int
+    places: list[int]
+    requests: list[InferenceRequest]
+    has_streamed: bool = False
+
+    @classmethod
+    def of(cls, batch: RunBatch, places: list[int]) -> Part:
+        """Some of a batch's requests."""
+        requests = [batch.requests[place] for place in places]
+        return cls(batch_id=batch.batch_id, places=places, requests=requests)
+
+    def halves(self) -> tuple[Part, Part] | tuple[()]:
+        """The first half and the second; none of a single request."""
+        middle = (len(self.requests) + 1) // 2
+        if middle == len(self.requests):
+            return ()
+        first, second = (
+            Part(batch_id=self.batch_id, places=self.places[cut], requests=self.requests[cut])
+            for cut in (slice(middle), slice(middle, None))
+        )
+        return first, second
 
 
 def encode_failure(error: BaseException) -> Failure:
@@ -155,7 +318,9 @@ def encode_failure(error: BaseException) -> Failure:
         case MemoryError() | torch.OutOfMemoryError():
             return Failure(FailureKind.OUT_OF_RESOURCES, "Out of resources")
         case HandlerFailed():
-            return Failure(FailureKind.HANDLER_FAILED, text_of(error))
+            return Failure(FailureKind.HANDLER_FAILED, text_of(error), error.status)
+        case Exception() if "CUDA" in text_of(error):  # TorchServe's rule
+            return Failure(FailureKind.OUT_OF_RESOURCES, "Out of resources")
         case _:
             return Failure(FailureKind.HANDLER_FAILED, "Prediction failed")
 

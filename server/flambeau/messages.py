@@ -2,8 +2,9 @@
 
 `wire.py` turns them into bytes and back. The front sends `LoadModel`, then any number of
 `RunBatch`; the worker answers the first with `LoadProgress`... and `Loaded` or `LoadFailed`, and
-each batch with one `BatchDone`. Both sides close the socket to say good-bye. Nothing is pickled: a
-worker runs the model author's code and is not trusted.
+each batch with one `BatchDone`, before which any number of `Chunk` may come. Both sides close the
+socket to say good-bye. Nothing is pickled: a worker runs the model author's code and is not
+trusted.
 """
 
 from __future__ import annotations
@@ -90,6 +91,14 @@ class MetricSample(msgspec.Struct, frozen=True):
     request_ids: str
 
 
+class BatchMode(str, Enum):
+    """How a worker takes its batches."""
+
+    IN_TURN = "in_turn"  # one at a time
+    CONTINUOUS = "continuous"  # of one request each; they join and leave a handler's running batch
+    CONCURRENT = "concurrent"  # of one request each; the handler is a coroutine
+
+
 class Input(msgspec.Struct, frozen=True):
     """One named part of a request, as the client sent it.
 
@@ -137,6 +146,8 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
         limit_max_image_pixels: What handlers read as `limit_max_image_pixels`.
         model_metrics: The metrics that handlers may emit.
         metrics_auto_detect: Whether they may emit others, too.
+        batch_mode: How it takes its batches.
+        retry: Whether the parts of a batch that failed may be run again.
         sequence_headers: Names of the headers that carry a sequence's id, start and end.
     """
 
@@ -154,6 +165,8 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
     limit_max_image_pixels: bool = True
     model_metrics: list[MetricSpec] = []
     metrics_auto_detect: bool = False
+    batch_mode: BatchMode = BatchMode.IN_TURN
+    retry: bool = True
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
 
 
@@ -203,6 +216,15 @@ class RunBatch(msgspec.Struct, frozen=True, tag=True):
 
     batch_id: int
     requests: list[InferenceRequest]
+
+
+class CancelBatch(msgspec.Struct, frozen=True, tag=True):
+    """Nobody waits for this batch any more; sent in the modes in which a batch is one request.
+
+    The worker sends its `BatchDone` all the same, unless it has done so already.
+    """
+
+    batch_id: int
 
 
 class Reply(msgspec.Struct, frozen=True, tag=True):
@@ -267,5 +289,5 @@ class BatchDone(msgspec.Struct, frozen=True, tag=True):
     metrics: list[MetricSample] = []
 
 
-ToWorker: TypeAlias = LoadModel | RunBatch
+ToWorker: TypeAlias = LoadModel | RunBatch | CancelBatch
 ToFront: TypeAlias = LoadProgress | Loaded | LoadFailed | Chunk | BatchDone

@@ -20,14 +20,30 @@ from pathlib import Path
 
 import flambeau
 from flambeau.batch_queue import BatchQueue
-from flambeau.batcher import Batcher, PendingRequest
+from flambeau.batcher import Batcher, BatchPolicy
 from flambeau.devices import DeviceCycle
 from flambeau.errors import NoWorker
 from flambeau.manifest import Manifest
-from flambeau.messages import InferenceRequest, LoadModel, LoadStage
+from flambeau.messages import (
+    SEQUENCE_HEADERS,
+    BatchMode,
+    InferenceRequest,
+    LoadModel,
+    LoadStage,
+    MetricSpec,
+)
 from flambeau.metrics import VersionGauges, VersionMetrics
 from flambeau.model_settings import ModelSettings
+from flambeau.pending import PendingRequest, in_sequence
+from flambeau.request_queue import RequestQueue
+from flambeau.sequence_queue import SequenceLimits, SequenceQueue
 from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
+
+
+def _batch_mode(settings: ModelSettings) -> BatchMode:
+    if settings.async_communication:
+        return BatchMode.CONCURRENT
+    return BatchMode.CONTINUOUS if settings.continuous_batching else BatchMode.IN_TURN
 
 
 class VersionState(str, Enum):
@@ -75,6 +91,12 @@ class Host:
         max_response_bytes: Largest answer.
         fixed_batch_window: Hold batches back as TorchServe does.
         worker_module: What `python -m` runs as a worker.
+        service_envelope: The envelope around every handler, or None.
+        decode_inputs: Whether JSON and text reach handlers decoded.
+        limit_max_image_pixels: What handlers read under that name.
+        model_metrics: The metrics that handlers may emit.
+        metrics_auto_detect: Whether they may emit others, too.
+        sequence_headers: Names of the headers with a sequence's id, start and end.
         worker_ids: Numbers for workers, rising from 9000 as TorchServe's ports did.
     """
 
@@ -83,6 +105,12 @@ class Host:
     max_response_bytes: int
     fixed_batch_window: bool = False
     worker_module: str = "flambeau.worker"
+    service_envelope: str | None = None
+    decode_inputs: bool = True
+    limit_max_image_pixels: bool = True
+    model_metrics: Sequence[MetricSpec] = ()
+    metrics_auto_detect: bool = False
+    sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
     worker_ids: Iterator[int] = field(default_factory=lambda: itertools.count(9000))
 
 
@@ -106,14 +134,16 @@ class ModelVersion(SlotObserver):
         self.metrics = metrics
         self._host = host
         self._loop = asyncio.get_running_loop()
-        hold_s = settings.max_batch_delay_ms / 1000 if host.fixed_batch_window else 0.0
+        self._mode = _batch_mode(settings)
         self._batcher = Batcher(
-            BatchQueue(
-                max_size=settings.job_queue_size,
-                max_batch_size=settings.batch_size,
-                hold_s=hold_s,
+            self._queue(settings),
+            BatchPolicy(
+                label=f'Model "{model}"',
+                concurrency=1 if self._mode is BatchMode.IN_TURN else settings.batch_size,
+                retry=settings.retry and not settings.sequence_batching,
+                client_timeout_s=settings.client_timeout_ms / 1000,
+                needs_free_worker=settings.use_job_ticket,
             ),
-            label=f'Model "{model}"',
             observer=metrics,
             loop=self._loop,
         )
@@ -172,6 +202,11 @@ class ModelVersion(SlotObserver):
         lost = {WorkerState.FAILED, WorkerState.STOPPING}
         return sum(s.state not in lost for s in self._slots) >= self.settings.min_workers
 
+    @property
+    def sequence_header(self) -> str:
+        """The header with a sequence's id, in lower case."""
+        return self._host.sequence_headers[0].lower()
+
     def gauges(self, *, is_default: bool) -> VersionGauges:
         """What a scrape shows."""
         counts = Counter(slot.state.value for slot in self._slots)
@@ -183,18 +218,25 @@ class ModelVersion(SlotObserver):
             workers_by_state={state.value: counts[state.value] for state in WorkerState},
         )
 
-    def submit(self, request: InferenceRequest) -> PendingRequest:
+    def submit(self, request: InferenceRequest, *, version_given: bool = True) -> PendingRequest:
         """Queue one request for the next free worker.
+
+        Args:
+            request: What the worker will see.
+            version_given: Whether the client asked for this version, not for the default.
 
         Raises:
             NoWorker: No worker is ready or on its way.
             QueueFull: Too many requests wait already.
         """
-        self.metrics.request_accepted()
+        self.metrics.request_accepted(version_given=version_given)
         coming = (WorkerState.READY, WorkerState.STARTING, WorkerState.RESTARTING)
         if not any(slot.state in coming for slot in self._slots):
             raise NoWorker(self._no_worker_text())
-        return self._batcher.submit(request)
+        if not self.settings.sequence_batching:
+            return self._batcher.submit(request)
+        request, tag = in_sequence(request, self._host.sequence_headers)
+        return self._batcher.submit(request, sequence=tag)
 
     # changing it
 
@@ -235,16 +277,34 @@ class ModelVersion(SlotObserver):
             await asyncio.wait_for(self._batcher.wait_drained(), timeout_s)
         except asyncio.TimeoutError:
             left = self.num_unanswered
-            self._batcher.fail_waiting(f'Model "{self.model}" is being removed; try again.')
+            self._batcher.fail_waiting(self._removed_text())
             return left
         return 0
 
     async def close(self) -> None:
         """Stop all workers; what still waits is answered with NoWorker."""
         self._draining = True
-        self._batcher.fail_waiting(f'Model "{self.model}" is being removed; try again.')
+        self._batcher.close(self._removed_text())
         await self._retire(list(self._slots), wait_for_batch=False)
         self._closed = True
+
+    def _queue(self, settings: ModelSettings) -> RequestQueue:
+        max_batch_size = 1 if self._mode is not BatchMode.IN_TURN else settings.batch_size
+        if not settings.sequence_batching:
+            fixed = self._host.fixed_batch_window and self._mode is BatchMode.IN_TURN
+            return BatchQueue(
+                max_size=settings.job_queue_size,
+                max_batch_size=max_batch_size,
+                hold_s=settings.max_batch_delay_ms / 1000 if fixed else 0.0,
+            )
+        limits = SequenceLimits(
+            max_sequences=settings.max_num_sequence,
+            max_waiting=settings.max_sequence_job_queue_size,
+            max_idle_s=settings.sequence_max_idle_ms / 1000,
+            max_age_s=settings.sequence_timeout_ms / 1000,
+            end_header=self._host.sequence_headers[2].lower(),
+        )
+        return SequenceQueue(limits, max_batch_size=max_batch_size, num_seats=settings.batch_size)
 
     def _kept(self, high: int) -> list[WorkerSlot]:
         """The workers that stay when there may be `high`: those furthest along, oldest first."""
@@ -304,7 +364,18 @@ class ModelVersion(SlotObserver):
             num_threads=max(1, (os.cpu_count() or 1) // num_workers),
             max_response_bytes=self._host.max_response_bytes,
             server_version=flambeau.__version__,
+            service_envelope=self._host.service_envelope,
+            decode_inputs=self._host.decode_inputs,
+            limit_max_image_pixels=self._host.limit_max_image_pixels,
+            model_metrics=list(self._host.model_metrics),
+            metrics_auto_detect=self._host.metrics_auto_detect,
+            batch_mode=self._mode,
+            retry=self.settings.retry and not self.settings.sequence_batching,
+            sequence_headers=self._host.sequence_headers,
         )
+
+    def _removed_text(self) -> str:
+        return f'Model "{self.model}" is being removed; try again.'
 
     def _no_worker_text(self) -> str:
         """TorchServe's sentence, which clients match, then the cause when there is one."""

@@ -15,12 +15,13 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NoReturn, TypeAlias, cast
+from typing import Literal, TypeAlias, cast
 
 from flambeau import wire
-from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerTimeout
+from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerError, WorkerTimeout
 from flambeau.messages import (
     BatchDone,
+    CancelBatch,
     Chunk,
     FailureKind,
     InferenceRequest,
@@ -37,6 +38,7 @@ from flambeau.messages import LoadFailed as LoadFailedMessage
 Stream: TypeAlias = Literal["stdout", "stderr"]
 OnOutput: TypeAlias = Callable[[Stream, str], None]
 
+_DIED = "Worker died."  # TorchServe's text
 _MAX_LINE_BYTES = 8192  # longer output lines are logged in pieces
 _LAST_OUTPUT_S = 1.0  # for reading what a worker printed last, once it has ended
 _NUM_LAST_LINES = 5  # of its output, quoted when a worker dies while loading
@@ -73,8 +75,10 @@ class WorkerProcess:
             asyncio.ensure_future(_drain_output(process.stderr, "stderr", on_line)),
         ]
         self._exited = asyncio.ensure_future(self._watch_exit())
-        # for the life of one batch
+        # calls under way by batch id, and those that nobody waits for any more
         self._batch_id = 0
+        self._calls: dict[int, _Call] = {}
+        self._cancelled: set[int] = set()
 
     @classmethod
     async def start(
@@ -169,6 +173,7 @@ class WorkerProcess:
                 case LoadProgress(stage=stage):
                     on_progress(stage)
                 case Loaded():
+                    self._channel.listen(self._received, self._channel_closed)
                     return message
                 case LoadFailedMessage():
                     await self.kill()
@@ -180,32 +185,61 @@ class WorkerProcess:
                     await self.kill()
                     raise WorkerDied("the worker broke the protocol before it was ready")
 
-    async def run(self, requests: Sequence[InferenceRequest]) -> BatchDone:
-        """Answer one batch, one result per request and in their order; one batch at a time.
+    async def run(
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        on_chunk: Callable[[Chunk], None] = lambda _: None,
+    ) -> BatchDone:
+        """Answer one batch, one result per request and in their order.
+
+        Cancelling it tells the worker that nobody waits; only for batch modes that know that.
+
+        Args:
+            requests: At most `LoadModel.max_batch_size`.
+            on_chunk: Called with parts of answers as they come; each begins the deadline anew.
 
         Raises:
             WorkerDied: It ended, or broke the protocol, before it answered.
             WorkerTimeout: No answer within `response_timeout_s`; it is killed.
         """
         self._batch_id += 1
-        self._channel.send(RunBatch(batch_id=self._batch_id, requests=list(requests)))
-        deadline_at = asyncio.get_running_loop().time() + self._response_timeout_s
+        call = _Call(self._batch_id, len(requests), on_chunk, timeout_s=self._response_timeout_s)
+        self._calls[call.batch_id] = call
+        self._channel.send(RunBatch(batch_id=call.batch_id, requests=list(requests)))
+        if not self._channel.is_open:
+            call.fail(WorkerDied(_DIED))
         try:
-            message = await self._receive(
-                deadline_at, f"within response_timeout {self._response_timeout_s:g} s"
-            )
-        except (WorkerDied, WorkerTimeout):
+            return await call.result
+        except WorkerError:
             await self.kill()
             raise
-        if not isinstance(message, BatchDone) or message.batch_id != self._batch_id:
-            return await self._protocol_broken()
-        if len(message.results) != len(requests):
-            return await self._protocol_broken()
-        return message
+        except asyncio.CancelledError:
+            self._cancelled.add(call.batch_id)
+            self._channel.send(CancelBatch(batch_id=call.batch_id))
+            raise
+        finally:
+            call.stop_clock()
+            del self._calls[call.batch_id]
 
-    async def _protocol_broken(self) -> NoReturn:
-        await self.kill()
-        raise WorkerDied("Worker died.")
+    def _received(self, message: ToFront) -> None:
+        """Hand a message to the call it belongs to; a worker that says anything else is ended."""
+        match message:
+            case Chunk(batch_id=batch_id) | BatchDone(batch_id=batch_id):
+                call = self._calls.get(batch_id)
+                if call is not None and call.received(message):
+                    return
+                if call is None and batch_id in self._cancelled:
+                    if isinstance(message, BatchDone):
+                        self._cancelled.remove(batch_id)
+                    return
+            case _:
+                pass
+        self._channel.close()
+
+    def _channel_closed(self) -> None:
+        for call in self._calls.values():
+            call.fail(WorkerDied(_DIED))
 
     async def wait_exited(self) -> str:
         """Wait for the end of the process; returns how it ended, for people."""
@@ -230,7 +264,7 @@ class WorkerProcess:
         except asyncio.TimeoutError:
             raise WorkerTimeout(f"the worker gave no answer {limit}; it was restarted") from None
         except EOFError:
-            raise WorkerDied("Worker died.") from None  # TorchServe's text
+            raise WorkerDied(_DIED) from None
 
     async def _watch_exit(self) -> int:
         code = await self._process.wait()
@@ -241,6 +275,57 @@ class WorkerProcess:
         for drain in endless:
             drain.cancel()
         return code
+
+
+class _Call:
+    """A batch under way, and its deadline."""
+
+    def __init__(
+        self,
+        batch_id: int,
+        num_requests: int,
+        on_chunk: Callable[[Chunk], None],
+        *,
+        timeout_s: float,
+    ) -> None:
+        self.batch_id = batch_id
+        self._num_requests = num_requests
+        self._on_chunk = on_chunk
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self.result: asyncio.Future[BatchDone] = self._loop.create_future()
+        self._clock = self._loop.call_later(timeout_s, self._expire)
+
+    def received(self, message: Chunk | BatchDone) -> bool:
+        """Take a message in; False when it does not fit the batch."""
+        if self.result.done():
+            return False
+        if isinstance(message, BatchDone):
+            if len(message.results) != self._num_requests:
+                return False
+            self.result.set_result(message)
+            return True
+        if not 0 <= message.place < self._num_requests:
+            return False
+        self._clock.cancel()
+        self._clock = self._loop.call_later(self._timeout_s, self._expire)
+        self._on_chunk(message)
+        return True
+
+    def fail(self, error: WorkerError) -> None:
+        if not self.result.done():
+            self.result.set_exception(error)
+
+    def stop_clock(self) -> None:
+        self._clock.cancel()
+
+    def _expire(self) -> None:
+        self.fail(
+            WorkerTimeout(
+                f"the worker gave no answer within response_timeout {self._timeout_s:g} s; it was "
+                "restarted"
+            )
+        )
 
 
 def describe_exit(code: int) -> str:
@@ -254,18 +339,31 @@ def describe_exit(code: int) -> str:
 
 
 class _Channel(asyncio.BufferedProtocol):
-    """Our end of the socketpair: frames in and out; at most one receiver at a time."""
+    """Our end of the socketpair: frames in and out.
+
+    Messages are received one by one until `listen` hands them to somebody as they come.
+    """
 
     def __init__(self, *, max_frame_bytes: int) -> None:
         self._reader = wire.FrameReader(max_frame_bytes=max_frame_bytes)
         self._transport: asyncio.Transport | None = None
         self._inbox: deque[ToFront] = deque()
         self._receiver: asyncio.Future[ToFront] | None = None
-        self._open = True
+        self._listener: Callable[[ToFront], None] | None = None
+        self._on_closed: Callable[[], None] = lambda: None
+        self.is_open = True
+
+    def listen(self, on_message: Callable[[ToFront], None], on_closed: Callable[[], None]) -> None:
+        """Call these from now on, first with what has come already."""
+        self._listener, self._on_closed = on_message, on_closed
+        while self._inbox:
+            on_message(self._inbox.popleft())
+        if not self.is_open:
+            on_closed()
 
     def send(self, message: ToWorker) -> None:
         """Queue a message for sending; nothing happens once the channel is closed."""
-        if self._transport is not None and self._open:
+        if self._transport is not None and self.is_open:
             self._transport.write(wire.encode(message))
 
     def receive(self) -> asyncio.Future[ToFront]:
@@ -273,18 +371,20 @@ class _Channel(asyncio.BufferedProtocol):
         receiver: asyncio.Future[ToFront] = asyncio.get_running_loop().create_future()
         if self._inbox:
             receiver.set_result(self._inbox.popleft())
-        elif self._open:
+        elif self.is_open:
             self._receiver = receiver
         else:
             receiver.set_exception(EOFError())
         return receiver
 
     def close(self) -> None:
-        self._open = False
+        was_open, self.is_open = self.is_open, False
         if self._transport is not None:
             self._transport.abort()
         if self._receiver is not None and not self._receiver.done():
             self._receiver.set_exception(EOFError())
+        if was_open:
+            self._on_closed()
 
     # asyncio.BufferedProtocol
 
@@ -305,7 +405,9 @@ class _Channel(asyncio.BufferedProtocol):
         self.close()
 
     def _deliver(self, message: ToFront) -> None:
-        if self._receiver is not None and not self._receiver.done():
+        if self._listener is not None:
+            self._listener(message)
+        elif self._receiver is not None and not self._receiver.done():
             self._receiver.set_result(message)
         else:
             self._inbox.append(message)

@@ -21,7 +21,7 @@ from prometheus_client import disable_created_metrics
 
 from flambeau.api.auth import Guard, OpenRoute, token_router
 from flambeau.api.health import health_router
-from flambeau.api.inference import inference_router
+from flambeau.api.inference import InferenceAPI
 from flambeau.api.management import management_router
 from flambeau.api.operations import Operations
 from flambeau.app import Audience, create_app
@@ -196,7 +196,7 @@ def _routers(parts: ServerParts, tokens: Tokens | None) -> dict[Audience, list[A
     """What each audience is offered."""
     max_bytes = parts.config.max_request_bytes
     return {
-        Audience.INFERENCE: [inference_router(parts.registry, max_request_bytes=max_bytes)],
+        Audience.INFERENCE: [InferenceAPI(parts.registry, max_request_bytes=max_bytes).router()],
         Audience.MANAGEMENT: [
             management_router(parts.operations),
             *([token_router(tokens)] if tokens else []),
@@ -257,6 +257,14 @@ def _host(config: ServeConfig, environment: Mapping[str, str], *, num_gpus: int)
         max_response_bytes=config.max_response_bytes,
         fixed_batch_window=config.fixed_batch_window,
         worker_ids=itertools.count(config.initial_worker_port),
+        service_envelope=config.service_envelope or None,
+        decode_inputs=config.decode_input_request,
+        limit_max_image_pixels=config.limit_max_image_pixels,
+        sequence_headers=(
+            config.sequence_id_header,
+            config.sequence_start_header,
+            config.sequence_end_header,
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flambeau.archive import write_archive
 from flambeau.manifest import Manifest
-from flambeau.messages import BatchDone, Failure, InferenceRequest, Input, Reply
+from flambeau.messages import BatchDone, Chunk, Failure, InferenceRequest, Input, Reply
 
 
 def make_archive(
@@ -88,12 +88,21 @@ class FakeWorker:
         self._held = held
         self._gates: list[asyncio.Future[None]] = []
 
-    async def run(self, requests: Sequence[InferenceRequest]) -> BatchDone:
+    async def run(
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        on_chunk: Callable[[Chunk], None] = lambda _: None,  # noqa: ARG002  # it streams nothing
+    ) -> BatchDone:
         self.batches.append(list(requests))
         if self._held:
             gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._gates.append(gate)
-            await gate
+            try:
+                await gate
+            except asyncio.CancelledError:
+                self._gates.remove(gate)
+                raise
         results = [self._answer(request) for request in requests]
         return BatchDone(batch_id=len(self.batches), results=results, handler_s=0.0)
 

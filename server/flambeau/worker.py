@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections import deque
@@ -32,7 +33,6 @@ from flambeau.messages import (
     LoadModel,
     LoadProgress,
     LoadStage,
-    RunBatch,
 )
 
 if TYPE_CHECKING:
@@ -69,18 +69,22 @@ def main(
         instance = _start(load, channel, load_entry_point)
         if instance is None:
             return 1
-        while (batch := channel.receive()) is not None:
-            assert isinstance(batch, RunBatch)
-            channel.send(instance.run(batch))
+        from flambeau.batch_loops import serve_batches  # noqa: PLC0415  # imports torch: not before
+
+        serve_batches(channel, instance, mode=load.batch_mode)
     return 0
 
 
 class Channel:
-    """Messages over the worker's end of the socket; a front that is gone reads as its end."""
+    """Messages over the worker's end of the socket; a front that is gone reads as its end.
+
+    One thread may receive while any send: handlers stream from threads of their own.
+    """
 
     def __init__(self, sock: socket.socket) -> None:
         # for the life of the process
         self._sock = sock
+        self._sending = threading.Lock()
         self._reader = wire.FrameReader(max_frame_bytes=wire.MAX_FRAME_BYTES)
         # until they are asked for
         self._payloads: deque[memoryview] = deque()
@@ -99,8 +103,12 @@ class Channel:
 
     def send(self, message: ToFront) -> None:
         """Send a message; without a front to read it, it is dropped, and `receive` tells."""
-        with contextlib.suppress(ConnectionError):
+        with self._sending, contextlib.suppress(ConnectionError):
             self._sock.sendall(wire.encode(message))
+
+    def has_more(self) -> bool:
+        """Whether `receive` would return soon: a message is on its way, or the end."""
+        return bool(self._payloads) or bool(select.select([self._sock], [], [], 0)[0])
 
 
 def _become_worker(sock: socket.socket) -> None:
@@ -144,7 +152,14 @@ def _start(
         channel.send(_load_failed(stage, error, model_dir=load.model_dir))
         return None
     ready_at = time.perf_counter()
-    channel.send(Loaded(load_s=loaded_at - began_at, warm_up_s=ready_at - loaded_at, check=check))
+    channel.send(
+        Loaded(
+            load_s=loaded_at - began_at,
+            warm_up_s=ready_at - loaded_at,
+            check=check,
+            metrics=instance.take_metrics(),
+        )
+    )
     return instance
 
 

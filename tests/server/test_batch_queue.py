@@ -49,11 +49,20 @@ def test_a_discarded_request_is_not_in_the_batch() -> None:
 def test_there_is_no_room_at_the_limit() -> None:
     waiting = queue(size=2)
     waiting.put(1, now=0.0)
-    assert waiting.has_room()
+    assert waiting.refusal(3) is None
     waiting.put(2, now=0.0)
-    assert not waiting.has_room()
+    assert "2 requests wait already" in str(waiting.refusal(3))
     waiting.take(now=0.0)
-    assert waiting.has_room()
+    assert waiting.refusal(3) is None
+
+
+def test_what_is_put_back_comes_first_and_alone() -> None:
+    waiting = queue(batch=4, hold_s=1.0)
+    waiting.put(3, now=0.0)
+    waiting.put(4, now=0.0)
+    waiting.put_back([1, 2], now=0.5)
+    assert [waiting.take(now=0.5) for _ in range(3)] == [[1], [2], []]
+    assert waiting.take(now=1.0) == [3, 4]
 
 
 @given(

@@ -6,11 +6,28 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 
 from flambeau.batch_queue import BatchQueue
-from flambeau.batcher import Batcher, PendingRequest
-from flambeau.errors import InvalidInput, NoWorker, QueueFull, WorkerDied
-from flambeau.messages import Failure, FailureKind, InferenceRequest, Reply
+from flambeau.batcher import Batcher, BatchPolicy
+from flambeau.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    NoWorker,
+    QueueFull,
+    WorkerDied,
+    WorkerTimeout,
+)
+from flambeau.messages import (
+    BatchDone,
+    Chunk,
+    Failure,
+    FailureKind,
+    InferenceRequest,
+    MetricSample,
+    Reply,
+)
+from flambeau.pending import PendingRequest
 from flambeau.testing import FakeWorker, echo, make_request
 
+POLICY = BatchPolicy(label='Model "m"')
 Story = Callable[[], Awaitable[None]]
 
 
@@ -25,19 +42,27 @@ class Observed:
         self.sizes.append(size)
         self.waits_s += queue_waits_s
 
-    def batch_done(self, *, handler_s: float) -> None:
-        assert handler_s >= 0
+    def batch_done(self, *, handler_s: float, roundtrip_s: float) -> None:
+        assert roundtrip_s >= handler_s >= 0
+
+    def samples(self, samples: Sequence[MetricSample]) -> None:
+        raise AssertionError(f"the worker sends none, but there are {samples}")
 
 
 def make_batcher(
-    *, batch: int = 4, size: int = 100, hold_s: float = 0.0, observer: Observed | None = None
+    *,
+    batch: int = 4,
+    size: int = 100,
+    hold_s: float = 0.0,
+    observer: Observed | None = None,
+    policy: BatchPolicy = POLICY,
 ) -> Batcher:
     queue: BatchQueue[PendingRequest] = BatchQueue(
         max_size=size, max_batch_size=batch, hold_s=hold_s
     )
     return Batcher(
         queue,
-        label='Model "m"',
+        policy,
         observer=observer or Observed(),
         loop=asyncio.get_running_loop(),
     )
@@ -139,7 +164,8 @@ def test_one_failure_in_a_batch_fails_that_request_alone() -> None:
 
 def test_a_lost_worker_fails_its_own_batch_and_gets_no_other() -> None:
     async def story() -> None:
-        batcher, lost, other = make_batcher(batch=1), FakeWorker(held=True), FakeWorker()
+        once = BatchPolicy(label='Model "m"', retry=False)
+        batcher, lost, other = make_batcher(policy=once), FakeWorker(held=True), FakeWorker()
         batcher.add(lost)
         pending = batcher.submit(make_request())
         await settle()
@@ -152,6 +178,192 @@ def test_a_lost_worker_fails_its_own_batch_and_gets_no_other() -> None:
         batcher.add(other)
         assert body(await later.reply) == b"later"
         assert len(lost.batches) == 1
+
+    asyncio.run(story())
+
+
+class Dying(FakeWorker):
+    """Ends when it meets poison."""
+
+    async def run(
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        on_chunk: Callable[[Chunk], None] = lambda _: None,
+    ) -> BatchDone:
+        done = await super().run(requests, on_chunk=on_chunk)
+        if any(bytes(request.inputs[0].body) == b"poison" for request in requests):
+            raise WorkerDied("Worker died.")
+        return done
+
+
+def test_poison_ends_two_workers_and_harms_no_neighbour() -> None:
+    async def story() -> None:
+        batcher, workers = make_batcher(batch=8), [Dying() for _ in range(4)]
+        bodies = [b"a", b"b", b"poison", b"c"]
+        pending = [batcher.submit(make_request(each)) for each in bodies]
+        lost = 0
+        for worker in workers:
+            batcher.add(worker)
+            await settle()
+            if any([bytes(r.inputs[0].body)] == [b"poison"] for b in worker.batches for r in b):
+                lost += 1
+        assert [body(await pending[place].reply) for place in (0, 1, 3)] == [b"a", b"b", b"c"]
+        with pytest.raises(WorkerDied):
+            await pending[2].reply
+        assert lost == 2
+        runs = [len(batch) for worker in workers for batch in worker.batches]
+        assert sorted(runs) == [1, 1, 1, 1, 4]
+
+    asyncio.run(story())
+
+
+def test_a_request_that_outlasted_its_worker_alone_is_not_tried_again() -> None:
+    async def story() -> None:
+        batcher, slow, other = make_batcher(), FakeWorker(held=True), FakeWorker()
+        batcher.add(slow)
+        pending = batcher.submit(make_request())
+        await settle()
+        slow.fail_next(WorkerTimeout("too slow"))
+        batcher.add(other)
+        with pytest.raises(WorkerTimeout, match="too slow"):
+            await pending.reply
+        assert not other.batches
+
+    asyncio.run(story())
+
+
+def test_what_is_put_back_into_a_closed_batcher_is_answered() -> None:
+    async def story() -> None:
+        batcher, lost = make_batcher(), FakeWorker(held=True)
+        batcher.add(lost)
+        pending = batcher.submit(make_request())
+        await settle()
+        batcher.close("the model is being removed")
+        lost.fail_next(WorkerDied("Worker died."))
+        with pytest.raises(NoWorker, match="being removed"):
+            await pending.reply
+
+    asyncio.run(story())
+
+
+def test_a_request_past_its_deadline_is_answered_so() -> None:
+    async def story() -> None:
+        policy = BatchPolicy(label='Model "m"', client_timeout_s=0.001)
+        batcher, worker = make_batcher(policy=policy), FakeWorker(held=True)
+        waiting = batcher.submit(make_request())
+        with pytest.raises(DeadlineExceeded, match="clientTimeoutInMills 1;"):
+            await waiting.reply
+        batcher.add(worker)
+        await settle()
+        assert not worker.batches
+        running = batcher.submit(make_request())
+        await settle()
+        with pytest.raises(DeadlineExceeded):
+            await running.reply
+        worker.answer_next()
+        await settle()
+        assert batcher.num_running == 0
+
+    asyncio.run(story())
+
+
+def test_with_a_job_ticket_nothing_waits_for_a_busy_worker() -> None:
+    async def story() -> None:
+        policy = BatchPolicy(label='Model "m"', needs_free_worker=True)
+        batcher, worker = make_batcher(policy=policy), FakeWorker(held=True)
+        with pytest.raises(QueueFull, match="useJobTicket"):
+            batcher.submit(make_request())
+        batcher.add(worker)
+        first = batcher.submit(make_request())
+        with pytest.raises(QueueFull, match="useJobTicket"):
+            batcher.submit(make_request())
+        await settle()
+        with pytest.raises(QueueFull, match="useJobTicket"):
+            batcher.submit(make_request())
+        worker.answer_next()
+        await first.reply
+        await settle()
+        batcher.submit(make_request()).reply.cancel()
+
+    asyncio.run(story())
+
+
+class Streaming(FakeWorker):
+    """Sends a part of each answer before the rest, when told to."""
+
+    def __init__(self) -> None:
+        super().__init__(held=True)
+        self.on_chunk: Callable[[Chunk], None] = lambda _: None
+
+    async def run(
+        self,
+        requests: Sequence[InferenceRequest],
+        *,
+        on_chunk: Callable[[Chunk], None] = lambda _: None,
+    ) -> BatchDone:
+        self.on_chunk = on_chunk
+        return await super().run(requests, on_chunk=on_chunk)
+
+    def send(self, text: bytes, *, place: int = 0) -> None:
+        reply = Reply(status=200, phrase="", headers=[], body=memoryview(text))
+        self.on_chunk(Chunk(batch_id=1, place=place, reply=reply))
+
+
+def test_parts_arrive_one_by_one_and_end_with_the_result() -> None:
+    async def story() -> None:
+        batcher, worker = make_batcher(), Streaming()
+        batcher.add(worker)
+        streamed = batcher.submit(make_request(b"end"))
+        plain = batcher.submit(make_request(b"plain"))
+        await settle()
+        worker.send(b"one")
+        worker.send(b"two")
+        assert body(await streamed.reply) == b"one"
+        assert streamed.rest is not None
+        assert body(await anext(streamed.rest)) == b"two"
+        assert not plain.reply.done()
+        worker.answer_next()
+        assert [body(part) async for part in streamed.rest] == [b"end"]
+        assert body(await plain.reply) == b"plain"
+        assert plain.rest is None
+
+    asyncio.run(story())
+
+
+def test_an_answer_that_breaks_off_says_so_and_is_not_begun_again() -> None:
+    async def story() -> None:
+        batcher, worker, other = make_batcher(), Streaming(), FakeWorker()
+        batcher.add(worker)
+        pending = batcher.submit(make_request())
+        await settle()
+        worker.send(b"one")
+        worker.fail_next(WorkerDied("Worker died."))
+        batcher.add(other)
+        assert body(await pending.reply) == b"one"
+        assert pending.rest is not None
+        with pytest.raises(WorkerDied):
+            await anext(pending.rest)
+        assert not other.batches
+
+    asyncio.run(story())
+
+
+def test_concurrent_requests_fill_a_worker_and_end_apart() -> None:
+    async def story() -> None:
+        policy = BatchPolicy(label='Model "m"', concurrency=2)
+        batcher, worker = make_batcher(batch=1, policy=policy), FakeWorker(held=True)
+        batcher.add(worker)
+        first, second, third = (batcher.submit(make_request(bytes([i]))) for i in range(3))
+        await settle()
+        assert (len(worker.batches), batcher.num_running, batcher.num_waiting) == (2, 2, 1)
+        first.abandon()
+        await settle()
+        assert (len(worker.batches), batcher.num_running) == (3, 2)
+        for _ in range(2):
+            worker.answer_next()
+        assert body(await second.reply) == b"\1"
+        assert body(await third.reply) == b"\2"
 
     asyncio.run(story())
 

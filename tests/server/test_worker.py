@@ -24,6 +24,9 @@ from flambeau import torchscript, wire
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.messages import (
     BatchDone,
+    BatchMode,
+    CancelBatch,
+    Chunk,
     Failure,
     FailureKind,
     InferenceRequest,
@@ -36,6 +39,7 @@ from flambeau.messages import (
     Reply,
     RunBatch,
     ToFront,
+    ToWorker,
 )
 from flambeau.parity import Samples, Tolerance
 from flambeau.signature import SAMPLES_PATH, SIGNATURE_PATH, Signature, TensorSpec
@@ -130,7 +134,7 @@ class Worker:
         self._payloads: list[memoryview] = []
         self._batch_id = 0
 
-    def send(self, message: LoadModel | RunBatch) -> None:
+    def send(self, message: ToWorker) -> None:
         self._sock.sendall(wire.encode(message))
 
     def receive(self) -> ToFront:
@@ -140,9 +144,17 @@ class Worker:
             self._payloads += self._reader.received(num_bytes)
         return wire.decode_to_front(self._payloads.pop(0))
 
-    def load(self, model_dir: Path, *, max_batch_size: int = 4) -> list[ToFront]:
+    def load(
+        self,
+        model_dir: Path,
+        *,
+        max_batch_size: int = 4,
+        mode: BatchMode = BatchMode.IN_TURN,
+        retry: bool = True,
+    ) -> list[ToFront]:
         """Load an archive; all messages up to the last word on it."""
-        self.send(load_model(model_dir, max_batch_size=max_batch_size))
+        load = load_model(model_dir, max_batch_size=max_batch_size)
+        self.send(msgspec.structs.replace(load, batch_mode=mode, retry=retry))
         messages = [self.receive()]
         while isinstance(messages[-1], LoadProgress):
             messages.append(self.receive())
@@ -356,8 +368,8 @@ def test_a_device_that_is_not_there_fails_the_load(tmp_path: Path) -> None:
         ("raise", FailureKind.HANDLER_FAILED, "Prediction failed"),
         ("exit", FailureKind.HANDLER_FAILED, "Prediction failed"),
         ("interrupt", FailureKind.HANDLER_FAILED, "Prediction failed"),
-        ("mentions CUDA", FailureKind.HANDLER_FAILED, "Prediction failed"),
-        ("invalid", FailureKind.HANDLER_FAILED, "Prediction failed"),
+        ("mentions CUDA", FailureKind.OUT_OF_RESOURCES, "Out of resources"),
+        ("invalid", FailureKind.INVALID_INPUT, "expected something else"),
         ("memory", FailureKind.OUT_OF_RESOURCES, "Out of resources"),
         ("device memory", FailureKind.OUT_OF_RESOURCES, "Out of resources"),
         ("no list", FailureKind.HANDLER_FAILED, "Invalid model predict output"),
@@ -365,11 +377,197 @@ def test_a_device_that_is_not_there_fails_the_load(tmp_path: Path) -> None:
         ("object", FailureKind.HANDLER_FAILED, "Unsupported model output data type."),
     ],
 )
-def test_a_batch_a_handler_fails_has_one_failure_per_request_and_is_survived(
+def test_a_request_that_fails_its_batch_fails_alone_and_is_survived(
     obedient: Worker, order: str, kind: FailureKind, message: str
 ) -> None:
-    assert obedient.run(order, "b", "c") == [Failure(kind, message)] * 3
-    assert list(map(body, obedient.run("still", "there"))) == [b"still", b"there"]
+    failed, *others = obedient.run(order, "b", "c")
+    assert failed == Failure(kind, message)
+    assert list(map(body, others)) == [b"b", b"c"]
+
+
+def test_a_poisonous_request_costs_few_calls(tmp_path: Path) -> None:
+    root = archive(
+        tmp_path / "model",
+        handler="fragile.py",
+        files={
+            "fragile.py": """
+                calls = []
+
+                def handle(data, context):
+                    if data is None:
+                        return
+                    orders = [row["body"] for row in data]
+                    calls.append(orders)
+                    if "poison" in orders:
+                        raise ValueError("poison")
+                    return [len(calls) for _ in orders]
+            """
+        },
+    )
+    with started() as worker:
+        worker.load(root, max_batch_size=16)
+        results = worker.run(*["good"] * 5, "poison", *["good"] * 10)
+        failed = [place for place, result in enumerate(results) if isinstance(result, Failure)]
+        assert failed == [5]
+        (calls,) = worker.run("good")
+        assert int(body(calls)) - 1 == 2 * 4 + 1  # 2 * log2(16) + 1
+
+
+def test_a_model_that_must_not_be_run_again_fails_the_whole_batch(tmp_path: Path) -> None:
+    root = archive(
+        tmp_path / "model",
+        handler="fragile.py",
+        files={
+            "fragile.py": """
+                def handle(data, context):
+                    if data is not None and len(data) > 1:
+                        raise ValueError("too many")
+                    return ["alone"]
+            """
+        },
+    )
+    with started() as worker:
+        worker.load(root, retry=False)
+        failure = Failure(FailureKind.HANDLER_FAILED, "Prediction failed")
+        assert worker.run("a", "b") == [failure, failure]
+        assert list(map(body, worker.run("a"))) == [b"alone"]
+
+
+def test_a_chosen_status_of_a_failure_reaches_the_front(tmp_path: Path) -> None:
+    root = archive(
+        tmp_path / "model",
+        handler="choosy.py",
+        files={
+            "choosy.py": """
+                from flambeau.errors import HandlerFailed
+
+                def handle(data, context):
+                    if data is not None:
+                        raise HandlerFailed("no tea", status=418)
+            """
+        },
+    )
+    with started() as worker:
+        worker.load(root)
+        assert worker.run("a") == [Failure(FailureKind.HANDLER_FAILED, "no tea", 418)]
+
+
+COUNTING = """
+    async def handle(data, context):
+        if data is None:
+            return
+        for number in range(3):
+            context.send_intermediate([f"{row['body']}{number} " for row in data])
+        return [row["body"] for row in data]
+"""
+
+
+@pytest.mark.parametrize("mode", [BatchMode.IN_TURN, BatchMode.CONCURRENT])
+def test_parts_of_answers_are_sent_before_the_result(tmp_path: Path, mode: BatchMode) -> None:
+    root = archive(tmp_path / "model", handler="counting.py", files={"counting.py": COUNTING})
+    with started() as worker:
+        worker.load(root, mode=mode)
+        worker.send(RunBatch(7, [text_request("a")]))
+        chunks = [worker.receive() for _ in range(3)]
+        assert [
+            (chunk.batch_id, chunk.place, bytes(chunk.reply.body))
+            for chunk in chunks
+            if isinstance(chunk, Chunk)
+        ] == [(7, 0, b"a0 "), (7, 0, b"a1 "), (7, 0, b"a2 ")]
+        done = worker.receive()
+        assert isinstance(done, BatchDone)
+        assert list(map(body, done.results)) == [b"a"]
+
+
+def test_concurrent_calls_end_in_their_own_order_and_can_be_cancelled(tmp_path: Path) -> None:
+    root = archive(
+        tmp_path / "model",
+        handler="meeting.py",
+        files={
+            "meeting.py": """
+                import asyncio
+
+                class Handler:
+                    def initialize(self, context):
+                        self.arrived = {}
+                        self.cancelled = []
+
+                    def event(self, name):
+                        return self.arrived.setdefault(name, asyncio.Event())
+
+                    async def handle(self, data, context):
+                        ((order, name),) = [row["body"].split() for row in data]
+                        if order == "free":
+                            self.event(name).set()
+                        context.send_intermediate(["here"])
+                        try:
+                            await self.event(name).wait()
+                        except asyncio.CancelledError:
+                            self.cancelled.append(name)
+                            raise
+                        return [f"{order} {context.get_request_id(0)} {self.cancelled}"]
+            """
+        },
+    )
+    with started() as worker:
+        worker.load(root, mode=BatchMode.CONCURRENT)
+        worker.send(RunBatch(1, [text_request("wait a")]))
+        worker.send(RunBatch(2, [text_request("wait b")]))
+        assert {type(worker.receive()) for _ in range(2)} == {Chunk}
+        worker.send(CancelBatch(2))
+        cancelled = worker.receive()
+        worker.send(RunBatch(3, [text_request("free a")]))
+        done = [cancelled, *(worker.receive() for _ in range(3))]
+        answers = {each.batch_id: each.results[0] for each in done if isinstance(each, BatchDone)}
+        assert body(answers[1]) == b"wait id of wait a ['b']"
+        assert body(answers[3]) == b"free id of free a ['b']"
+        assert isinstance(answers[2], Failure)
+
+
+def test_a_continuous_batch_is_joined_and_left_between_steps(tmp_path: Path) -> None:
+    root = archive(
+        tmp_path / "model",
+        handler="steps.py",
+        files={
+            "steps.py": """
+                class Handler:
+                    def initialize(self, context):
+                        context.cache = {}
+
+                    def handle(self, data, context):
+                        for idx, row in enumerate(data):
+                            if row:
+                                context.cache[context.get_request_id(idx)] = int(row["body"])
+                        ids = [context.get_request_id(idx) for idx in range(len(data))]
+                        for each in ids:
+                            context.cache[each] -= 1
+                        context.stopping_criteria = [
+                            lambda output, each=each: context.cache[each] == 0 for each in ids
+                        ]
+                        return [f"{context.cache[each]}" for each in ids]
+            """
+        },
+    )
+    with started() as worker:
+        worker.load(root, mode=BatchMode.CONTINUOUS)
+        worker.send(RunBatch(1, [text_request("3")]))
+        worker.send(RunBatch(2, [text_request("1")]))
+        parts: dict[int, list[tuple[bytes, list[tuple[str, str]]]]] = {1: [], 2: []}
+        num_done = 0
+        while num_done < 2:
+            message = worker.receive()
+            assert isinstance(message, Chunk | BatchDone)
+            reply = message.reply if isinstance(message, Chunk) else message.results[0]
+            assert isinstance(reply, Reply)
+            parts[message.batch_id].append((bytes(reply.body), reply.headers))
+            num_done += isinstance(message, BatchDone)
+        assert [text for text, _ in parts[1]] == [b"2", b"1", b"0"]
+        assert [text for text, _ in parts[2]] == [b"0"]
+        assert [dict(headers)["ts_stream_next"] for _, headers in parts[1]] == [
+            "true",
+            "true",
+            "false",
+        ]
 
 
 def test_a_request_that_is_refused_fails_alone(obedient: Worker) -> None:

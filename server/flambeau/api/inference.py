@@ -1,133 +1,218 @@
-"""The inference listener's routes: predictions, and the documents that describe them."""
+"""The inference listener's routes: predictions in every form, and the documents about them.
+
+/predictions/{model}[/{version}[/{url_path...}]]   TorchServe's own
+/explanations/{model}[/{version}]                  the same, for an explanation
+/v1/models/{model}:predict, :explain               KServe, version 1
+/v2/models/{model}/infer, /explain                 KServe, version 2
+/invocations, /models/{model}/invoke               SageMaker
+/{model}[/{version}]/predict                       TorchServe's oldest; the query is input, too
+"""
 
 from __future__ import annotations
 
 import asyncio
-import re
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from dataclasses import dataclass
 
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
+from flambeau.admission import counted, handler_headers
 from flambeau.api.auth import InferenceRoute
 from flambeau.api.body import read_body, split_inputs
+from flambeau.api.inference_document import describe_model
+from flambeau.api.reply import StreamedResponse, headers_of, to_response
 from flambeau.api.responses import PrettyJSON
-from flambeau.batcher import PendingRequest
-from flambeau.errors import (
-    HandlerFailed,
-    Overloaded,
-    RequestError,
-)
-from flambeau.messages import InferenceRequest, Reply
-from flambeau.model_version import ModelVersion
+from flambeau.errors import BadParameter
+from flambeau.messages import InferenceRequest, Input, Reply
+from flambeau.pending import PendingRequest
 from flambeau.registry import Registry
 
 _METHODS = ["GET", "PUT", "PATCH", "DELETE"]  # TorchServe takes any; POST is the documented one
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _PATIENCE_S = 0.05
-_INTERNAL = {b"url_path", b"explain", b"describe"}  # what the front tells handlers, not clients
-_VERSION_HEADER = "x-model-version"
-_OURS = {"connection", "content-length", "transfer-encoding", "x-request-id", _VERSION_HEADER}
 
 
-def inference_router(registry: Registry, *, max_request_bytes: int) -> APIRouter:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Call:
+    """What a path asks for.
+
+    Attributes:
+        model: Its name.
+        version: Which; None for the default.
+        url_path: What followed the version.
+        explain: Whether an explanation is wanted instead of an answer.
+        query_is_input: Whether the query's values are inputs of the model.
+    """
+
+    model: str
+    version: str | None = None
+    url_path: str = ""
+    explain: bool = False
+    query_is_input: bool = False
+
+
+class InferenceAPI:
     """Routes that answer with a model."""
-    router = APIRouter(route_class=InferenceRoute)
 
-    one, exact = "/predictions/{model_name}", "/predictions/{model_name}/{model_version}"
+    def __init__(self, registry: Registry, *, max_request_bytes: int) -> None:
+        """Routes over one registry.
 
-    @router.post(one, operation_id="predictions")
-    @router.api_route(one, methods=_METHODS, include_in_schema=False)
-    async def predict(model_name: str, request: Request) -> Response:
+        Args:
+            registry: What is served.
+            max_request_bytes: Largest body.
+        """
+        self._registry = registry
+        self._max_request_bytes = max_request_bytes
+
+    def router(self) -> APIRouter:
+        """The table of routes; operation ids are TorchServe's."""
+        router = APIRouter(route_class=InferenceRoute)
+        one, exact = "/predictions/{model_name}", "/predictions/{model_name}/{model_version}"
+        why, why_exact = "/explanations/{model_name}", "/explanations/{model_name}/{model_version}"
+        for path, endpoint, operation_id in (
+            (one, self.predict, "predictions"),
+            (exact, self.predict_version, "version_predictions"),
+            (exact + "/{url_path:path}", self.predict_path, "path_predictions"),
+            (why, self.explain, "explanations"),
+            (why_exact, self.explain_version, "version_explanations"),
+            ("/v1/models/{model_name}:predict", self.predict, "v1_predict"),
+            ("/v1/models/{model_name}:explain", self.explain, "v1_explain"),
+            ("/v2/models/{model_name}/infer", self.predict, "v2_infer"),
+            ("/v2/models/{model_name}/explain", self.explain, "v2_explain"),
+            ("/invocations", self.invoke, "invocations"),
+            ("/models/{model_name}/invoke", self.predict, "invoke"),
+            ("/{model_name}/predict", self.predict_query, "legacy_predict"),
+            ("/{model_name}/{model_version}/predict", self.predict_query, "legacy_version_predict"),
+        ):
+            router.add_api_route(path, endpoint, methods=["POST"], operation_id=operation_id)
+            router.add_api_route(path, endpoint, methods=_METHODS, include_in_schema=False)
+            if "{model_name}" in path:
+                router.add_api_route(
+                    path, self.describe_routes, methods=["OPTIONS"], include_in_schema=False
+                )
+        return router
+
+    async def predict(self, model_name: str, request: Request) -> Response:
         """Answer one request with the model's default version."""
-        return await answer(request, model_name, None)
+        return await self._answer(request, Call(model=model_name))
 
-    @router.post(exact, operation_id="version_predictions")
-    @router.api_route(exact, methods=_METHODS, include_in_schema=False)
-    async def predict_version(model_name: str, model_version: str, request: Request) -> Response:
+    async def predict_version(
+        self, model_name: str, model_version: str, request: Request
+    ) -> Response:
         """Answer one request with exactly this version."""
-        return await answer(request, model_name, model_version)
+        return await self._answer(request, Call(model=model_name, version=model_version))
 
-    @router.options(one, include_in_schema=False)
-    @router.options(exact, include_in_schema=False)
-    async def describe_routes(model_name: str, model_version: str | None = None) -> Response:
-        """One model's OpenAPI document."""
-        registry.resolve(model_name, model_version)
-        return PrettyJSON(_openapi(model_name))
-
-    async def answer(request: Request, model: str, version: str | None) -> Response:
-        registry.resolve(model, version)  # an unknown model is refused before its body is read
-        body = await read_body(request, max_bytes=max_request_bytes)
-        inputs = split_inputs(body, content_type=request.headers.get("content-type"))
-        headers = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in request.headers.raw
-            if name not in _INTERNAL
-        ]
-        headers += [("url_path", ""), ("explain", "False")]
-        inference = InferenceRequest(
-            request_id=request.state.request_id, headers=headers, inputs=inputs
+    async def predict_path(
+        self, model_name: str, model_version: str, url_path: str, request: Request
+    ) -> Response:
+        """The same, with the rest of the path for the handler to read."""
+        return await self._answer(
+            request, Call(model=model_name, version=model_version, url_path=url_path)
         )
-        found = registry.resolve(model, version)
-        with _counted(found):
-            pending = found.submit(inference)
-            return _to_response(await _reply(pending, request), version=found.version)
 
-    return router
+    async def explain(self, model_name: str, request: Request) -> Response:
+        """Explain the default version's answer to one request."""
+        return await self._answer(request, Call(model=model_name, explain=True))
+
+    async def explain_version(
+        self, model_name: str, model_version: str, request: Request
+    ) -> Response:
+        """Explain exactly this version's answer to one request."""
+        return await self._answer(
+            request, Call(model=model_name, version=model_version, explain=True)
+        )
+
+    async def predict_query(
+        self, model_name: str, request: Request, model_version: str | None = None
+    ) -> Response:
+        """Answer one request; the values of the query are inputs, too."""
+        return await self._answer(
+            request, Call(model=model_name, version=model_version, query_is_input=True)
+        )
+
+    async def invoke(self, request: Request) -> Response:
+        """Answer with the model that the query or a form field names, or the only one there is."""
+        inputs = await self._inputs(request)
+        named = {part.name: part.body for part in inputs}
+        model = request.query_params.get("model_name")
+        if model is None and "model_name" in named:
+            model = bytes(named["model_name"]).decode(errors="replace")
+        if model is None:
+            startup = [each for each in self._registry.defaults() if each.package.at_startup]
+            if len(startup) != 1:
+                raise BadParameter("Parameter model_name is required.")
+            model = startup[0].model
+        return await self._run(request, Call(model=model, query_is_input=True), inputs)
+
+    async def describe_routes(self, model_name: str) -> Response:
+        """One model's OpenAPI document."""
+        self._registry.resolve(model_name)
+        return PrettyJSON(describe_model(model_name))
+
+    async def _answer(self, request: Request, call: Call) -> Response:
+        self._registry.resolve(call.model, call.version)  # refused before its body is read
+        return await self._run(request, call, await self._inputs(request))
+
+    async def _inputs(self, request: Request) -> list[Input]:
+        body = await read_body(request, max_bytes=self._max_request_bytes)
+        return split_inputs(body, content_type=request.headers.get("content-type"))
+
+    async def _run(self, request: Request, call: Call, inputs: list[Input]) -> Response:
+        if call.query_is_input:
+            inputs = [*_query_inputs(request), *inputs]
+        client = (
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw
+        )
+        inference = InferenceRequest(
+            request_id=request.state.request_id,
+            headers=handler_headers(client, url_path=call.url_path, explain=call.explain),
+            inputs=inputs,
+        )
+        version = self._registry.resolve(call.model, call.version)
+        with counted(version, gone=ClientDisconnect, version_given=call.version is not None):
+            pending = version.submit(inference, version_given=call.version is not None)
+            reply = await _reply(pending, request)
+            headers = headers_of(pending, reply, version=version)
+            if pending.rest is None:
+                return to_response(reply, headers)
+        return StreamedResponse(reply, headers, pending.rest)
 
 
-@contextmanager
-def _counted(version: ModelVersion) -> Generator[None]:
-    """Count the request inside by its outcome."""
-    started_at = time.monotonic()
-    outcome = "worker_error"
-    try:
-        yield
-        outcome = "ok"
-    except RequestError:
-        outcome = "request_error"
-        raise
-    except Overloaded:
-        outcome = "overloaded"
-        raise
-    except ClientDisconnect:
-        outcome = "cancelled"
-        raise
-    finally:
-        version.metrics.request_done(outcome=outcome, duration_s=time.monotonic() - started_at)
+def _query_inputs(request: Request) -> list[Input]:
+    return [
+        Input(name=name, content_type=None, body=memoryview(value.encode()))
+        for name, value in request.query_params.items()
+    ]
 
 
 async def _reply(pending: PendingRequest, request: Request) -> Reply:
-    """The worker's reply; a client that leaves first withdraws its request.
+    """The worker's reply, or its first part; a client that leaves first withdraws its request.
 
     Raises:
         ClientDisconnect: Nobody is there to answer any more.
         FlambeauError: The request failed.
     """
-    watcher = _DisconnectWatcher(request, pending.reply)
+    watcher = _DisconnectWatcher(request, pending)
     try:
         return await pending.reply
     except asyncio.CancelledError:
         if watcher.client_is_gone:
             raise ClientDisconnect from None
+        pending.abandon()
         raise
     finally:
         watcher.stop()
 
 
 class _DisconnectWatcher:
-    """Cancels a reply when its client leaves.
+    """Abandons a request when its client leaves.
 
     It looks from `_PATIENCE_S` on: most requests are answered by then, and cost no task.
     """
 
-    def __init__(self, request: Request, reply: asyncio.Future[Reply]) -> None:
+    def __init__(self, request: Request, pending: PendingRequest) -> None:
         self.client_is_gone = False
         self._request = request
-        self._reply = reply
+        self._pending = pending
         self._timer = asyncio.get_running_loop().call_later(_PATIENCE_S, self._look)
         self._task: asyncio.Task[None] | None = None
 
@@ -137,50 +222,10 @@ class _DisconnectWatcher:
             self._task.cancel()
 
     def _look(self) -> None:
-        self._task = asyncio.ensure_future(self._cancel_when_gone())
+        self._task = asyncio.ensure_future(self._abandon_when_gone())
 
-    async def _cancel_when_gone(self) -> None:
+    async def _abandon_when_gone(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
         self.client_is_gone = True
-        self._reply.cancel()
-
-
-def _to_response(reply: Reply, *, version: str) -> Response:
-    """The HTTP form of a worker's reply, which is checked: handlers are not trusted.
-
-    `x-model-version` tells which version answered, also while the default changes.
-
-    Raises:
-        HandlerFailed: A status or header that HTTP cannot carry.
-    """
-    if not 200 <= reply.status <= 599:
-        raise HandlerFailed(f"the handler set status {reply.status}; use 200 to 599")
-    response = Response(reply.body, status_code=reply.status)
-    if _HEADER_VALUE.fullmatch(version):  # versions are free text
-        response.raw_headers.append((_VERSION_HEADER.encode(), version.encode("latin-1")))
-    for name, value in reply.headers:
-        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
-            raise HandlerFailed(f"the handler set a header that HTTP cannot carry: {name!r}")
-        if name.lower() not in _OURS:
-            response.raw_headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
-    return response
-
-
-def _openapi(model: str) -> dict[str, object]:
-    """TorchServe's per-model document."""
-    responses = {
-        str(code): {"description": text}
-        for code, text in (
-            (200, "The model's answer"),
-            (404, "Model not found or Model Version not found"),
-            (500, "Internal Server Error"),
-            (503, "No worker is available to serve request"),
-        )
-    }
-    operation = {"operationId": "prediction", "parameters": [], "responses": responses}
-    return {
-        "openapi": "3.0.1",
-        "info": {"title": f"RESTful API for: {model}", "version": "1.0.0"},
-        "paths": {f"/prediction/{model}": {"post": operation}},
-    }
+        self._pending.abandon()

@@ -1,0 +1,64 @@
+"""What the batcher needs of a queue: `BatchQueue`, or `SequenceQueue` for models with state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from flambeau.messages import Reply
+from flambeau.pending import PendingRequest
+
+
+class RequestQueue(Protocol):
+    """Requests waiting for a worker; times are the event loop's."""
+
+    @property
+    def max_size(self) -> int:
+        """How many may wait."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def refusal(self, pending: PendingRequest, /) -> str | None:
+        """Why a request cannot wait here; None when it can."""
+        ...
+
+    def put(self, pending: PendingRequest, /, *, now: float) -> None:
+        """Append a request; ask `refusal` first."""
+        ...
+
+    def put_back(self, items: Sequence[PendingRequest], /, *, now: float) -> None:
+        """Let requests be taken again, before all others, each alone."""
+        ...
+
+    def discard(self, pending: PendingRequest, /) -> bool:
+        """Forget a request nobody waits for any more; False when it has left already."""
+        ...
+
+    def due_at(self) -> float | None:
+        """When `take` should be called next if nothing else happens; None for never."""
+        ...
+
+    def take(self, *, now: float, worker: object) -> list[PendingRequest]:
+        """The next batch for this worker; empty when there is none now."""
+        ...
+
+    def take_all(self) -> list[PendingRequest]:
+        """Everything that waits."""
+        ...
+
+    def take_expired(self, *, now: float) -> list[PendingRequest]:
+        """Requests that will never be taken, as what they belong to has ended."""
+        ...
+
+    def expires_at(self) -> float | None:
+        """When `take_expired` should be called next; None for never."""
+        ...
+
+    def answered(self, pending: PendingRequest, reply: Reply | None, /, *, now: float) -> None:
+        """A request that was taken is over; with a reply unless it failed."""
+        ...
+
+    def worker_gone(self, worker: object, /) -> None:
+        """A worker will take nothing any more."""
+        ...
