@@ -7,6 +7,7 @@ raises while it loads reaches the caller as it is.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import inspect
@@ -14,11 +15,12 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import flambeau
 from flambeau.context import Context
 from flambeau.errors import ArchiveError
+from flambeau.handler_metrics import MetricsCache
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_yaml import read_model_yaml
 from flambeau.module_files import classes_defined_in, load_module
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
 _DEFAULT_FUNCTION: Final = "handle"
 
 
+class FindModule(Protocol):
+    """How a handler's module is found by its name."""
+
+    def __call__(self, name: str, /, *, model_dir: Path) -> ModuleType: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EntryPoint:
     """A loaded handler.
@@ -43,17 +51,23 @@ class EntryPoint:
         call: Answers a batch: one item per row, in order.
         handler: The object behind `call`, or None when the handler is a function.
         context: What `call` gets beside the rows; the same object every time.
+        is_async: Whether `call` is a coroutine function, to be awaited.
     """
 
     call: Callable[[list[Row], Context], Any]
     handler: object | None
     context: Context
+    is_async: bool = False
 
 
-def load_handler(load: LoadModel) -> EntryPoint:
+def load_handler(load: LoadModel, *, find: FindModule | None = None) -> EntryPoint:
     """Import the handler of an unpacked archive and let it load its model.
 
     The archive comes first on `sys.path`, so that the handler can import its neighbours.
+
+    Args:
+        load: What to load.
+        find: Finds the handler's module; `find_module` if None.
 
     Raises:
         ArchiveError: The manifest, the YAML or the handler's name leads nowhere.
@@ -76,10 +90,15 @@ def load_handler(load: LoadModel) -> EntryPoint:
         load.max_batch_size,
         _gpu_id(load.device),
         load.server_version,
+        load.limit_max_image_pixels,
+        MetricsCache(
+            load.model_metrics, model_name=load.model_name, auto_detect=load.metrics_auto_detect
+        ),
         model_yaml_config=read_model_yaml(model_dir, manifest.config_file),
+        sequence_headers=load.sequence_headers,
     )
     module_name, _, attribute = handler.partition(":")
-    module = find_module(module_name, model_dir=model_dir)
+    module = (find or find_module)(module_name, model_dir=model_dir)
     return _enter(module, attribute or _DEFAULT_FUNCTION, context)
 
 
@@ -125,12 +144,32 @@ def _enter(module: ModuleType, attribute: str, context: Context) -> EntryPoint:
     """Load the model by the module's function or class, as TorchServe would."""
     target = getattr(module, attribute, None)
     if callable(target) and not inspect.isclass(target):
-        target(None, context)  # TorchServe's way to let a function load its model
-        return EntryPoint(call=target, handler=None, context=context)
+        _finished(target(None, context))  # TorchServe's way to let a function load its model
+        return EntryPoint(
+            call=target, handler=None, context=context, is_async=is_coroutine_function(target)
+        )
     handler_class = target if inspect.isclass(target) else _handler_class(module, attribute)
     handler: Any = handler_class()
-    handler.initialize(context)
-    return EntryPoint(call=handler.handle, handler=handler, context=context)
+    _finished(handler.initialize(context))
+    return EntryPoint(
+        call=handler.handle,
+        handler=handler,
+        context=context,
+        is_async=is_coroutine_function(handler.handle),
+    )
+
+
+def is_coroutine_function(call: Callable[..., object]) -> bool:
+    """Whether calling it makes a coroutine: an `async def`, or an object with such a `__call__`."""
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
+        getattr(call, "__call__", None)  # noqa: B004  # not to find out whether it is callable
+    )
+
+
+def _finished(result: object) -> None:
+    """Run a coroutine to its end; anything else is done already."""
+    if inspect.iscoroutine(result):
+        asyncio.run(result)
 
 
 def _handler_class(module: ModuleType, attribute: str) -> type:
