@@ -15,7 +15,7 @@ import yaml
 from flambeau.errors import BadParameter
 
 _MAX_LENIENT_BYTES = 16 << 10  # the lenient reader is slow; what needs it was typed by hand
-_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,10}")
+_WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,10})(\.0+)?")
 
 
 class Parameters:
@@ -58,11 +58,8 @@ class Parameters:
 
     def number(self, name: str, default: int) -> int:
         """A whole number; anything else falls back to the default."""
-        value = self._values.get(name)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        text = str(value).strip()
-        return int(text) if _WHOLE_NUMBER.fullmatch(text) else default
+        found = _WHOLE_NUMBER.fullmatch(str(self._values.get(name)).strip())
+        return int(found[1]) if found else default
 
     def flag(self, name: str, *, default: bool) -> bool:
         """True for `true` in any case; the default only when it is not given."""
