@@ -26,7 +26,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        fields |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        fields |= extra_fields(record)
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         short = {
@@ -34,6 +34,11 @@ class JsonFormatter(logging.Formatter):
             for key, value in fields.items()
         }
         return json.dumps(short, default=str)
+
+
+def extra_fields(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record's `extra` held."""
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
 def configure(level: str, *, stream: TextIO | None = None) -> None:

@@ -103,6 +103,10 @@ class Edge:
                     "request_id": request_id,
                     "listener": self._listener,
                     "client": client[0],
+                    "client_port": client[1],
+                    "method": scope["method"],
+                    "path": _target(scope),
+                    "http_version": scope["http_version"],
                     "status": status,
                     "duration_ms": round(duration_s * 1000, 3),
                 },
@@ -123,3 +127,10 @@ def _without_trailing_slash(scope: Scope) -> Scope:
     if len(path) > 1 and path[-1] == "/" and (stripped := path.rstrip("/")):
         return {**scope, "path": stripped}
     return scope
+
+
+def _target(scope: Scope) -> str:
+    """What the client asked for, as it was written: still encoded, so it is one word."""
+    path: bytes = scope.get("raw_path") or scope["path"].encode()
+    query: bytes = scope["query_string"]
+    return (path + b"?" + query if query else path).decode("latin-1")

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Coroutine, Mapping
 
 from flambeau.app import Audience
 from flambeau.errors import ConfigError
-from flambeau.logging import configure
 from flambeau.services import Service
 from flambeau.serving import serve
 from flambeau.torchserve.grpc.startup import make_grpc
+from flambeau.torchserve.log_files import CONSOLE, torchserve_logs
 from flambeau.torchserve.places import Places
 from flambeau.torchserve.settings import Settings
+
+_log = logging.getLogger(__name__)
+_console = logging.getLogger(CONSOLE)
 
 
 def run(settings: Settings, places: Places) -> int:
@@ -22,17 +26,17 @@ def run(settings: Settings, places: Places) -> int:
     Raises:
         ConfigError: An address that cannot be bound, or another setting that cannot be used.
     """
-    configure(settings.serve.log_level)
-    for notice in settings.notices:
-        print(f"Warning: {notice}", flush=True)
-    return _run_async(
-        serve(
-            settings.serve,
-            on_started=_show,
-            environment=os.environ | worker_environment(settings, places),
-            services=[make_grpc, lambda _: _ReadinessLine()],
+    with torchserve_logs(places, level=settings.serve.log_level):
+        for notice in settings.notices:
+            _log.warning(notice)
+        return _run_async(
+            serve(
+                settings.serve,
+                on_started=_show,
+                environment=os.environ | worker_environment(settings, places),
+                services=[make_grpc, lambda _: _ReadinessLine()],
+            )
         )
-    )
 
 
 def worker_environment(settings: Settings, places: Places) -> dict[str, str]:
@@ -52,12 +56,12 @@ class _ReadinessLine(Service):
     """Prints the line that scripts wait for: models are registered by then, not loaded."""
 
     def models_registered(self) -> None:
-        print("Model server started.", flush=True)
+        _console.info("Model server started.")
 
 
 def _show(urls: Mapping[Audience, str]) -> None:
     for audience, url in urls.items():
-        print(f"{audience.value.capitalize()} address: {url}", flush=True)
+        _log.info("%s address: %s", audience.value.capitalize(), url)
 
 
 def _run_async(work: Coroutine[object, object, int]) -> int:
