@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from flambeau.config import MetricsMode
 from flambeau.messages import MetricSpec
 from flambeau.metrics_config import HOSTNAME, SERVER_METRICS
-from flambeau.metrics_series import Family
+from flambeau.metrics_series import Family, Labels, number
 
 _log = logging.getLogger(__name__)
 server_log: Final = logging.getLogger("flambeau.metrics.server")
@@ -83,7 +83,7 @@ class MetricsBoard:
         """The page's lines; with `names`, only samples of these names."""
         return "".join(family.render(names) for family in self._families.values())
 
-    def _labels(self, spec: MetricSpec, values: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    def _labels(self, spec: MetricSpec, values: Sequence[str]) -> Labels:
         """The values under the listed names: by name where they are ours, else by place."""
         known = _LABELS[spec.name]
         given = (*values, self._hostname)
@@ -92,7 +92,7 @@ class MetricsBoard:
             return tuple((name, by_name[name]) for name in spec.dimensions)
         return tuple(zip(spec.dimensions, given, strict=True))
 
-    def _write(self, spec: MetricSpec, labels: Sequence[tuple[str, str]], value: float) -> None:
+    def _write(self, spec: MetricSpec, labels: Labels, value: float) -> None:
         if server_log.isEnabledFor(logging.INFO):
             server_log.info(
                 "%s", log_line(spec, value, labels, hostname=self._hostname, now=self._clock())
@@ -117,7 +117,7 @@ def log_line(
     )
     requests = f",requestID:{request_ids}" if request_ids else ""
     line = (
-        f"{spec.name}.{spec.unit}:{value}|#{dimensions}|#hostname:{hostname}{requests},"
+        f"{spec.name}.{spec.unit}:{number(value)}|#{dimensions}|#hostname:{hostname}{requests},"
         f"timestamp:{int(now)}"
     )
     return " ".join(line.splitlines())  # model authors choose names, and may forge no line

@@ -19,7 +19,7 @@ from flambeau.handler_metric import UNIT_WORDS
 from flambeau.messages import MetricKind, MetricSample, MetricSpec
 from flambeau.metrics_board import Clock, log_line
 from flambeau.metrics_config import HOSTNAME, OUR_PREFIXES, series_names
-from flambeau.metrics_series import Family
+from flambeau.metrics_series import Family, Labels
 
 _log = logging.getLogger(__name__)
 model_log: Final = logging.getLogger("flambeau.metrics.model")
@@ -33,7 +33,6 @@ _ADDED: Final = {HOSTNAME, "le"}
 _UNFIT_IN_NAMES: Final = re.compile(r"[^a-zA-Z0-9_:]")
 _UNFIT_IN_LABELS: Final = re.compile(r"[^a-zA-Z0-9_]")
 
-Labels: TypeAlias = tuple[tuple[str, str], ...]
 # told about values that got no series of their own: the model, and why
 Dropped: TypeAlias = Callable[[str, str], None]
 
@@ -87,7 +86,7 @@ class ModelMetricsBoard:
                 self._dropped(model, family.reason)
                 self._warn(model, family, f"values are dropped: {family.text}")
                 continue
-            labels = _labels(sample)
+            labels = _labels(sample, is_listed=family.spec.name in self._listed)
             if self._on_page:
                 self._put(family, (*labels, (HOSTNAME, self._hostname)), sample, model=model)
             else:
@@ -207,10 +206,16 @@ def _adds_up(kind: MetricKind, value: float) -> bool:
     return math.isfinite(value) and (kind is MetricKind.HISTOGRAM or value >= 0)
 
 
-def _labels(sample: MetricSample) -> Labels:
-    """The dimensions as Prometheus allows them; no name twice, none of those that we add."""
+def _labels(sample: MetricSample, *, is_listed: bool) -> Labels:
+    """The dimensions as Prometheus allows them: no name twice, none of those that we add.
+
+    An empty value is the same to it as none, so only a listed metric, all of whose series have the
+    same labels, may have one.
+    """
     fit = {_fit_label(name): value[:_MAX_CHARS] for name, value in sample.dimensions}
-    return tuple((name, value) for name, value in fit.items() if name not in _ADDED)
+    return tuple(
+        (name, value) for name, value in fit.items() if name not in _ADDED and (value or is_listed)
+    )
 
 
 def _fit_name(name: str) -> str:

@@ -10,7 +10,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, TypeAlias
 
 from flambeau.messages import MetricKind, MetricSpec
 
@@ -19,6 +19,8 @@ BUCKETS: Final = (
     *(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
     *(25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0),
 )
+
+Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 
 class Series:
@@ -92,7 +94,8 @@ class Family:
 
     def __init__(self, spec: MetricSpec) -> None:
         self.spec = spec
-        self._series: dict[tuple[tuple[str, str], ...], Series] = {}
+        # by their labels in whatever order, because Prometheus knows no order
+        self._series: dict[frozenset[tuple[str, str]], tuple[Labels, Series]] = {}
 
     def __len__(self) -> int:
         return len(self._series)
@@ -101,25 +104,26 @@ class Family:
         """The series with these values of the family's labels, made when it is new."""
         return self.labelled(tuple(zip(self.spec.dimensions, values, strict=True)))
 
-    def labelled(self, labels: tuple[tuple[str, str], ...]) -> Series:
+    def labelled(self, labels: Labels) -> Series:
         """The series with exactly these labels, made when it is new."""
-        found = self._series.get(labels)
+        key = frozenset(labels)
+        found = self._series.get(key)
         if found is None:
-            found = self._series[labels] = _SERIES[self.spec.kind]()
-        return found
+            found = self._series[key] = (labels, _SERIES[self.spec.kind]())
+        return found[1]
 
-    def has(self, labels: tuple[tuple[str, str], ...]) -> bool:
-        return labels in self._series
+    def has(self, labels: Labels) -> bool:
+        return frozenset(labels) in self._series
 
-    def remove(self, labels: tuple[tuple[str, str], ...]) -> None:
+    def remove(self, labels: Labels) -> None:
         """Forget a series, if it is there."""
-        self._series.pop(labels, None)
+        self._series.pop(frozenset(labels), None)
 
     def render(self, names: Collection[str] = ()) -> str:
         """The lines; with `names`, only samples of these names, and nothing when there are none."""
         lines = [
             f"{name}{{{labels}}} {number(value)}" if labels else f"{name} {number(value)}"
-            for pairs, series in self._series.items()
+            for pairs, series in self._series.values()
             for name, labels, value in series.samples(self.spec.name, _text(pairs))
             if not names or name in names
         ]
@@ -137,11 +141,11 @@ class Family:
 def number(value: float) -> str:
     """A value as Prometheus writes it: always with a point or an exponent."""
     if math.isfinite(value):
-        return repr(value)
+        return repr(float(value))
     return "NaN" if math.isnan(value) else "+Inf" if value > 0 else "-Inf"
 
 
-def _text(labels: tuple[tuple[str, str], ...]) -> str:
+def _text(labels: Labels) -> str:
     """`name="value",` for each label: the last one has its comma, too."""
     return "".join(f'{name}="{_escape(value)}",' for name, value in labels)
 
