@@ -23,6 +23,7 @@ from flambeau.api.auth import Guard, OpenRoute, token_router
 from flambeau.api.health import health_router
 from flambeau.api.inference import InferenceAPI
 from flambeau.api.management import management_router
+from flambeau.api.open_inference import open_inference_routers
 from flambeau.api.operations import Operations
 from flambeau.app import Audience, create_app
 from flambeau.config import Address, ServeConfig
@@ -43,6 +44,9 @@ from flambeau.tls import tls_context
 _log = logging.getLogger(__name__)
 
 _LAST_WORDS_S = 1.0  # for the last answers to reach their clients once the deadline has passed
+
+# reads TorchServe's archives as well as ours
+_WORKER_MODULE = "flambeau.torchserve.worker"
 
 # what every server runs beside its listeners, as far as its configuration wants it
 _SERVICES: tuple[MakeService, ...] = ()
@@ -196,7 +200,14 @@ def _routers(parts: ServerParts, tokens: Tokens | None) -> dict[Audience, list[A
     """What each audience is offered."""
     max_bytes = parts.config.max_request_bytes
     return {
-        Audience.INFERENCE: [InferenceAPI(parts.registry, max_request_bytes=max_bytes).router()],
+        Audience.INFERENCE: [
+            InferenceAPI(parts.registry, max_request_bytes=max_bytes).router(),
+            *(
+                open_inference_routers(parts.registry)
+                if parts.config.open_inference_protocol
+                else []
+            ),
+        ],
         Audience.MANAGEMENT: [
             management_router(parts.operations),
             *([token_router(tokens)] if tokens else []),
@@ -251,11 +262,14 @@ def _host(config: ServeConfig, environment: Mapping[str, str], *, num_gpus: int)
         for key, value in environment.items()
         if not key.startswith("FLAMBEAU_") and not hidden.fullmatch(key)
     }
+    if config.use_torchserve_package:
+        kept["FLAMBEAU_USE_TORCHSERVE_PACKAGE"] = "true"  # the worker module reads it
     return Host(
         devices=DeviceCycle(num_gpus),
         environment=kept,
         max_response_bytes=config.max_response_bytes,
         fixed_batch_window=config.fixed_batch_window,
+        worker_module=_WORKER_MODULE,
         worker_ids=itertools.count(config.initial_worker_port),
         service_envelope=config.service_envelope or None,
         decode_inputs=config.decode_input_request,

@@ -204,7 +204,7 @@ class Rpcs:
             extra={
                 "request_id": call.request_id,
                 "listener": self._surroundings.listener,
-                "client": _client(context),
+                **_client(context),
                 "method": "gRPC",
                 "path": f"{self.service}/{name}",
                 "http_version": "2.0",
@@ -230,7 +230,10 @@ def _trailers(call: Call) -> tuple[tuple[str, str], ...]:
     return (("x-request-id", call.request_id), *call.trailers.items())
 
 
-def _client(context: _Context) -> str:
-    """The client's IP address, of what gRPC gives: `ipv4:127.0.0.1:5000`, `ipv6:[::1]:5000`."""
+def _client(context: _Context) -> dict[str, str | int]:
+    """The client's address, of what gRPC gives: `ipv4:127.0.0.1:5000`, `ipv6:[::1]:5000`."""
     kind, _, address = unquote(context.peer()).partition(":")
-    return address.rpartition(":")[0].strip("[]") if kind.startswith("ip") else kind
+    if not kind.startswith("ip"):
+        return {"client": kind, "client_port": 0}
+    host, _, port = address.rpartition(":")
+    return {"client": host.strip("[]"), "client_port": int(port) if port.isdecimal() else 0}

@@ -11,7 +11,7 @@ import grpc
 from flambeau.config import Address
 from flambeau.services import ServerParts, Service
 from flambeau.tokens import Role
-from flambeau.torchserve.grpc import health, inference, management
+from flambeau.torchserve.grpc import health, inference, management, open_inference
 from flambeau.torchserve.grpc.edge import Surroundings
 from flambeau.torchserve.grpc.port import ConnectionAge, Port
 
@@ -89,7 +89,12 @@ class GrpcService(Service):
     def _inference(self, around: Surroundings) -> Mapping[str, grpc.GenericRpcHandler]:
         parts = self._parts
         service = inference.InferenceService(parts.registry, parts.config)
-        return {inference.SERVICE: service.handler(around)}
+        handlers = {inference.SERVICE: service.handler(around)}
+        if parts.config.open_inference_protocol:
+            standard = open_inference.OpenInferenceService(parts.registry)
+            for name in (open_inference.STANDARD, open_inference.TORCHSERVE):
+                handlers[name] = standard.handler(name, around)
+        return handlers
 
     def _management(self, around: Surroundings) -> Mapping[str, grpc.GenericRpcHandler]:
         service = management.ManagementService(self._parts.operations)
