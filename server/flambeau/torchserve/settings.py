@@ -124,7 +124,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "default_workers_per_model": ("default_workers_per_model", _int),
     "default_response_timeout": ("default_response_timeout_s", _float),
     "default_startup_timeout": ("default_startup_timeout_s", _float),
-    "unregister_model_timeout": ("drain_timeout_s", _float),
+    "unregister_model_timeout": ("unregister_timeout_s", _float),
     "job_queue_size": ("job_queue_size", _int),
     "number_of_gpu": ("num_gpus", _int),
     "max_request_size": ("max_request_bytes", _int),
@@ -155,6 +155,15 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "ts_header_key_sequence_start": ("sequence_start_header", str),
     "ts_header_key_sequence_end": ("sequence_end_header", str),
     "initial_worker_port": ("initial_worker_port", _int),
+    **{
+        key: (key, _int)
+        for key in (
+            "grpc_inference_max_connection_age_ms",
+            "grpc_inference_max_connection_age_grace_ms",
+            "grpc_management_max_connection_age_ms",
+            "grpc_management_max_connection_age_grace_ms",
+        )
+    },
     "debug": ("one_worker_per_cpu", _not),
     "use_torchserve_package": ("use_torchserve_package", is_true),
 }
@@ -166,20 +175,16 @@ _READ_ELSEWHERE = frozenset(
         *("grpc_inference_port", "grpc_management_port"),
         *("keystore", "keystore_pass", "keystore_type"),
         *("enable_envvars_config", "use_env_allowed_urls"),
+        *("version", "tsConfigFile"),  # what TorchServe writes into its snapshots, for readers
     }
 )
 
 _JAVA = "it tunes the Java server, and there is none"
-_KEEPS_CONNECTIONS = "gRPC connections live as long as their clients want"
 _IGNORED: Mapping[str, str] = {
     "async_logging": "logs are always written beside the event loop",
     "cpp_log_config": "there is no C++ backend",
     "cpu_launcher_args": "workers are started without a launcher",
     "cpu_launcher_enable": "workers are started without a launcher",
-    "grpc_inference_max_connection_age_grace_ms": _KEEPS_CONNECTIONS,
-    "grpc_inference_max_connection_age_ms": _KEEPS_CONNECTIONS,
-    "grpc_management_max_connection_age_grace_ms": _KEEPS_CONNECTIONS,
-    "grpc_management_max_connection_age_ms": _KEEPS_CONNECTIONS,
     "initial_distribution_port": "distributed workers find a free port themselves",
     "io_ratio": _JAVA,
     "ipex_enable": "Intel's extension is not used; torch.compile has taken its place",
@@ -191,7 +196,6 @@ _IGNORED: Mapping[str, str] = {
     "prefer_direct_buffer": _JAVA,
     "system_metrics_cmd": "the machine is sampled without a command",
     "use_native_io": _JAVA,
-    "version": "it is a note to readers",
     "vmargs": _JAVA,
     "workflow_store": "workflows are not served",
 }
