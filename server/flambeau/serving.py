@@ -32,6 +32,7 @@ from flambeau.downloads import Downloads
 from flambeau.key_file import Tokens
 from flambeau.listener import Listener
 from flambeau.metrics import CONTENT_TYPE, Metrics
+from flambeau.metrics_config import MetricsConfig
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Host
 from flambeau.packages import PackageLoader
@@ -39,6 +40,7 @@ from flambeau.registry import Registry
 from flambeau.services import MakeService, ServerParts, Service
 from flambeau.startup import load_startup_models, startup_workers
 from flambeau.store import ModelStore
+from flambeau.system_sampler import make_system_sampler
 from flambeau.tls import tls_context
 
 _log = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ _LAST_WORDS_S = 1.0  # for the last answers to reach their clients once the dead
 _WORKER_MODULE = "flambeau.torchserve.worker"
 
 # what every server runs beside its listeners, as far as its configuration wants it
-_SERVICES: tuple[MakeService, ...] = ()
+_SERVICES: tuple[MakeService, ...] = (make_system_sampler,)
 
 
 async def serve(
@@ -68,13 +70,18 @@ async def serve(
         services: What runs beside the listeners, besides what every server does.
 
     Raises:
-        ConfigError: An address that cannot be bound, or a certificate that cannot be used.
+        ConfigError: An address that cannot be bound, a certificate that cannot be used, or a
+            metrics configuration that is broken.
     """
     num_gpus = count_gpus()
     num_gpus = num_gpus if config.num_gpus < 0 else min(config.num_gpus, num_gpus)
     # the `_created` series double the page and say little
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the library annotates no result
-    metrics = Metrics()
+    metrics = Metrics(
+        MetricsConfig.read(config.metrics_config),
+        mode=config.metrics_mode,
+        auto_detect=config.model_metrics_auto_detect,
+    )
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(ModelStore(config.model_store))
         packages = PackageLoader(
@@ -86,7 +93,7 @@ async def serve(
             install_py_dep_per_model=config.install_py_dep_per_model,
         )
         registry = Registry(
-            host=_host(config, environment, num_gpus=num_gpus),
+            host=_host(config, environment, metrics, num_gpus=num_gpus),
             metrics=metrics,
             drain_timeout_s=config.drain_timeout_s,
             discard=packages.discard,
@@ -255,7 +262,9 @@ def _default_settings(config: ServeConfig) -> ModelSettings:
     )
 
 
-def _host(config: ServeConfig, environment: Mapping[str, str], *, num_gpus: int) -> Host:
+def _host(
+    config: ServeConfig, environment: Mapping[str, str], metrics: Metrics, *, num_gpus: int
+) -> Host:
     hidden = re.compile(config.blacklist_env_vars or r"(?!)")  # by default, no name matches
     kept = {
         key: value
@@ -274,6 +283,8 @@ def _host(config: ServeConfig, environment: Mapping[str, str], *, num_gpus: int)
         service_envelope=config.service_envelope or None,
         decode_inputs=config.decode_input_request,
         limit_max_image_pixels=config.limit_max_image_pixels,
+        model_metrics=metrics.model_specs,
+        metrics_auto_detect=metrics.auto_detect,
         sequence_headers=(
             config.sequence_id_header,
             config.sequence_start_header,
