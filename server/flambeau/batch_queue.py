@@ -96,6 +96,9 @@ class BatchQueue(Generic[T]):
     def answered(self, item: T, reply: object, *, now: float) -> None:
         pass
 
+    def end(self, sequence_id: str) -> None:
+        """Nothing: requests here are on their own."""
+
     def worker_gone(self, worker: object) -> None:
         pass
 

@@ -166,6 +166,11 @@ class Batcher:
         self._dispatch_later()
         return pending
 
+    def end_sequence(self, sequence_id: str) -> None:
+        """No more requests of a sequence will come; another one may have its place."""
+        self._queue.end(sequence_id)
+        self._dispatch_later()
+
     def add(self, worker: Worker) -> None:
         """Let a ready worker take batches."""
         post = self._posts[worker] = _Post(worker)

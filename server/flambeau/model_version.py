@@ -238,6 +238,10 @@ class ModelVersion(SlotObserver):
         request, tag = in_sequence(request, self._host.sequence_headers)
         return self._batcher.submit(request, sequence=tag)
 
+    def end_sequence(self, sequence_id: str) -> None:
+        """No more requests of a sequence will come; unknown ids are none of our business."""
+        self._batcher.end_sequence(sequence_id)
+
     # changing it
 
     async def scale(self, low: int, high: int) -> None:

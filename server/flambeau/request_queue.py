@@ -59,6 +59,10 @@ class RequestQueue(Protocol):
         """A request that was taken is over; with a reply unless it failed."""
         ...
 
+    def end(self, sequence_id: str) -> None:
+        """No more requests of a sequence will come."""
+        ...
+
     def worker_gone(self, worker: object, /) -> None:
         """A worker will take nothing any more."""
         ...

@@ -164,6 +164,14 @@ class SequenceQueue:
                     if ended is not None:
                         self._close(ended)
 
+    def end(self, sequence_id: str) -> None:
+        """No more requests of a sequence will come: it closes once those there are answered."""
+        sequence = self._open.get(sequence_id)
+        if sequence is not None:
+            sequence.has_ended = True
+            if sequence.running is None and not sequence.waiting:
+                self._close(sequence)
+
     def worker_gone(self, worker: object) -> None:
         """The state of its sequences is gone with it."""
         for sequence in [each for each in self._open.values() if each.worker is worker]:

@@ -47,6 +47,28 @@ def test_a_batch_has_one_request_of_each_sequence() -> None:
     assert waiting.take(now=1.0, worker="w") == [second]
 
 
+def test_a_sequence_that_is_ended_closes_with_its_last_answer() -> None:
+    waiting = queue(sequences=1)
+    only, late = request("a", starts=True), request("a")
+    waiting.put(only, now=0.0)
+    waiting.end("a")
+    assert "last request" in str(waiting.refusal(late))
+    assert waiting.take(now=0.0, worker="w") == [only]
+    waiting.answered(only, answer(), now=0.0)
+    assert waiting.refusal(request("b", starts=True)) is None
+
+
+def test_an_idle_sequence_that_is_ended_closes_at_once() -> None:
+    waiting = queue(sequences=1)
+    only = request("a", starts=True)
+    waiting.put(only, now=0.0)
+    assert waiting.take(now=0.0, worker="w") == [only]
+    waiting.answered(only, answer(), now=0.0)
+    waiting.end("a")
+    waiting.end("never begun")
+    assert waiting.refusal(request("b", starts=True)) is None
+
+
 def test_a_sequence_stays_with_its_worker() -> None:
     waiting = queue(batch=1)
     a, b = request("a", starts=True), request("b", starts=True)

@@ -75,6 +75,8 @@ class Conversation:
         self._sequence_id = ""
         self._num_turns = 0
         self._before: _Turn | None = None
+        # sequences that end with the call, and who answers them
+        self._opened: dict[str, ModelVersion] = {}
         # oldest first; None after the last
         self._turns: asyncio.Queue[_Turn | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(_MAX_AHEAD)
@@ -99,6 +101,8 @@ class Conversation:
             for each in left:
                 if each is not None:
                     await each.close()
+            for sequence_id, version in self._opened.items():
+                version.end_sequence(sequence_id)
 
     async def _read(self, messages: AsyncIterator[PredictionsRequest]) -> None:
         """Begin a turn for each message, as long as there is room."""
@@ -129,6 +133,7 @@ class Conversation:
         before: _Turn | None,
     ) -> AsyncGenerator[Reply, None]:
         version = self._reader.resolve(message)
+        self._opened[message.sequence_id] = version
         if version.settings.sequence_batching and before is not None:
             await before.over.wait()  # a sequence goes one by one, and its queue is short
         request = self._reader.request(message, call, starts_sequence=starts_sequence)
