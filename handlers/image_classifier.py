@@ -15,42 +15,20 @@ torchvision's ImageNet models do. Labels come from `index_to_name.json`.
 
 from __future__ import annotations
 
-import base64
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
-
-from flambeau.errors import ArchiveError, InvalidInput
-from flambeau.image import IMAGENET, MAX_PIXELS, ImageTransform, decode_image
-from flambeau.parity import named_outputs
-from flambeau.sample_handler import Sample, SampleHandler
-from flambeau.signature import TensorSpec
-from flambeau.tensors import tensor_from_json
-
-if TYPE_CHECKING:
-    from flambeau.codec import Row
-    from flambeau.context import Context
+from flambeau.answers import top_classes
+from flambeau.image_handler import ImageHandler
 
 
-class ImageClassifier(SampleHandler):
+class ImageClassifier(ImageHandler):
     """Classifies images.
 
     Attributes:
         topk: The most classes in an answer.
-        image_processing: From a Pillow image to the model's input, (C, H, W).
     """
 
     topk: int = 5
-    image_processing: ImageTransform = IMAGENET
-
-    def initialize(self, context: Context) -> None:
-        super().initialize(context)
-        settings = self.model_yaml_config.get("handler")
-        image = settings.get("image") if isinstance(settings, dict) else None
-        if isinstance(image, dict):
-            self.image_processing = ImageTransform.from_mapping(image)
-        elif image is not None:
-            raise ArchiveError(f"handler.image is {image!r}; write keys such as `resize: 256`")
 
     def set_max_result_classes(self, topk: int) -> None:
         self.topk = topk
@@ -58,42 +36,6 @@ class ImageClassifier(SampleHandler):
     def get_max_result_classes(self) -> int:
         return self.topk
 
-    def decode(self, row: Row, idx: int) -> Sample:
-        value = self.value(row, "data" if "data" in row else "body", idx)
-        if isinstance(value, str):
-            value = _from_base64(value)
-        if isinstance(value, bytearray):
-            image = decode_image(value, max_pixels=MAX_PIXELS)
-            return (torch.from_numpy(self.image_processing(image)),)
-        return (tensor_from_json(value, self._input_spec()),)
-
-    def _input_spec(self) -> TensorSpec:
-        """The input that a client who sends numbers must match."""
-        if self.signature is not None:
-            return self.signature.inputs[0]
-        num_channels = len(self.image_processing.mean)
-        size = self.image_processing.size or (None, None)
-        return TensorSpec(name="image", dtype="float32", shape=(None, num_channels, *size))
-
     def postprocess(self, data: Any) -> list[dict[str, float]]:  # noqa: ANN401  # models vary
         """Logits, (B, C), to the labels of the `topk` most probable classes, best first."""
-        logits = next(iter(named_outputs(data).values()))
-        probabilities = torch.softmax(logits.float(), dim=1)
-        values, classes = probabilities.topk(min(self.topk, probabilities.shape[1]), dim=1)
-        return [
-            dict(zip(map(self.label, places), shares, strict=True))
-            for places, shares in zip(classes.tolist(), values.tolist(), strict=True)
-        ]
-
-    def label(self, index: int) -> str:
-        """The class's name, or its index as text when the archive names none."""
-        return (self.mapping or {}).get(str(index), str(index))
-
-
-def _from_base64(text: str) -> bytearray:
-    try:
-        return bytearray(base64.b64decode(text, validate=True))
-    except ValueError as error:
-        raise InvalidInput(
-            f"the text is not base64 ({error}); send an image file's bytes, or those as base64"
-        ) from error
+        return top_classes(data, topk=self.topk, mapping=self.mapping)

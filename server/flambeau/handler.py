@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from flambeau import profiling, torchscript
-from flambeau.errors import ArchiveError, InvalidInput
+from flambeau.errors import ArchiveError, HandlerFailed, InvalidInput
 from flambeau.labels import INDEX_TO_NAME, load_label_mapping
 from flambeau.step_timing import timed
 from flambeau.weights import eager, exported, onnx_session, pickled
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from flambeau.codec import Row
     from flambeau.context import Context
+
+PROFILE_VARIABLE: Final = "ENABLE_TORCH_PROFILER"
 
 _KINDS_HINT: Final = (
     "give a TorchScript program (.pt), a torch.export program or AOTInductor package (.pt2), an "
@@ -161,7 +163,7 @@ class BaseHandler:
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # model's
         """Run the model, without autograd, on tensors, or lists of them, moved to its device."""
         with torch.inference_mode():
-            return self.model(*(_moved(item, self.device) for item in (data, *args)), **kwargs)
+            return self.model(*(moved(item, self.device) for item in (data, *args)), **kwargs)
 
     @timed
     def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # what inference gives
@@ -178,7 +180,7 @@ class BaseHandler:
         """
         began_at = time.perf_counter()
         self.context = context
-        if profiling.is_enabled():
+        if PROFILE_VARIABLE in os.environ:
             answers, _ = self._infer_with_profiler(data)
         else:
             answers = self._answer(data)
@@ -232,9 +234,9 @@ class BaseHandler:
         answers: list[Any] = self.get_insights(data_preprocess, inputs, target)
         return answers
 
-    def get_insights(self, tensor_data: Any, raw_data: Any, target: int) -> list[Any]:  # noqa: ANN401
+    def get_insights(self, tensor_data: Any, raw_data: Any, target: int) -> list[Any]:  # noqa: ANN401, ARG002
         """Override it to answer explanations."""
-        raise NotImplementedError(f"{type(self).__name__} has no get_insights, so no explanations")
+        raise HandlerFailed(f"{type(self).__name__} has no get_insights, so no explanations")
 
     def describe_handle(self) -> Any:  # noqa: ANN401  # anything that can be sent
         """What a customised description of the model shows; override it."""
@@ -264,7 +266,8 @@ def device_of(context: Context) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _moved(item: Any, device: torch.device) -> Any:  # noqa: ANN401  # whatever a model takes
+def moved(item: Any, device: torch.device) -> Any:  # noqa: ANN401  # whatever a model takes
+    """A tensor, or a list of them, on this device; anything else as it is."""
     if isinstance(item, torch.Tensor):
         return item.to(device)
     if isinstance(item, list) and all(isinstance(part, torch.Tensor) for part in item):

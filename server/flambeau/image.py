@@ -150,13 +150,18 @@ class ImageTransform:
         return image.resize(size, _RESAMPLING[self.interpolation])
 
 
-def decode_image(body: bytes | bytearray | memoryview, *, max_pixels: int) -> Image.Image:
+def allow_images_of_any_size() -> None:
+    """Lift Pillow's own limit, for all of this process; it protects from decompression bombs."""
+    Image.MAX_IMAGE_PIXELS = None
+
+
+def decode_image(body: bytes | bytearray | memoryview, *, max_pixels: int | None) -> Image.Image:
     """Decode bytes from anybody, whole: a decoded image raises nothing later.
 
     Args:
         body: One image in any format Pillow reads; of an animation the first frame counts.
-        max_pixels: Width times height that is still decoded. Above twice `MAX_PIXELS` Pillow's own
-            limit applies.
+        max_pixels: Width times height that is still decoded, None for any. Above twice
+            `MAX_PIXELS` Pillow's own limit applies, too.
 
     Raises:
         InvalidInput: The body is empty, not an image, cut off, or too large once decoded.
@@ -176,7 +181,7 @@ def decode_image(body: bytes | bytearray | memoryview, *, max_pixels: int) -> Im
         ) from error
     if image.format == "EPS":
         raise InvalidInput("EPS files are programs, which are not run here; send a JPEG or PNG")
-    if image.width * image.height > max_pixels:
+    if max_pixels is not None and image.width * image.height > max_pixels:
         raise InvalidInput(
             f"the image is {image.width} x {image.height} pixels, over the limit of {max_pixels}; "
             "scale it down"
@@ -262,3 +267,6 @@ def _numbers(
 IMAGENET: Final = ImageTransform(
     mode="RGB", resize=256, size=(224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
 )
+
+# torchvision's ToTensor, as its detectors are called with
+AS_IT_IS: Final = ImageTransform(mode="RGB", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

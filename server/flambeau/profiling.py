@@ -1,19 +1,13 @@
-"""Traces of batches, written when the environment has `ENABLE_TORCH_PROFILER`."""
+"""Traces of batches; `handler.py` says when they are written."""
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-
-
-def is_enabled() -> bool:
-    """Whether batches are to be traced; any value says so, as in TorchServe."""
-    return "ENABLE_TORCH_PROFILER" in os.environ
 
 
 def profiler(model_name: str, arguments: Mapping[str, Any]) -> torch.profiler.profile:

@@ -7,6 +7,7 @@ answers; decoding apart, batching and putting answers in order is done here.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -15,7 +16,7 @@ import torch
 from flambeau.codec import decode_json
 from flambeau.errors import HandlerFailed, InvalidInput, RequestError
 from flambeau.failure_text import print_traceback
-from flambeau.handler import BaseHandler
+from flambeau.handler import BaseHandler, moved
 from flambeau.signature import SIGNATURE_PATH, Signature
 
 if TYPE_CHECKING:
@@ -92,54 +93,62 @@ class SampleHandler(BaseHandler):
         """Outputs of a batch to one answer per sample; override it."""
         raise NotImplementedError
 
-    def handle(self, data: Sequence[Row], context: Context) -> list[Any]:
-        """Answer one batch; samples of equal shapes share one call of the model."""
-        self.context = context
+    def sharing(self, sample: Sample) -> Hashable:
+        """Samples for which this is equal are run in one call of the model: those of equal shapes.
+
+        Override it together with `collate`.
+        """
+        return tuple(part.shape for part in sample)
+
+    def collate(self, samples: Sequence[Sample]) -> tuple[Any, ...]:
+        """Samples that share a call to what `inference` takes: stacked, with the batch first."""
+        return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
+
+    def _answer(self, data: Sequence[Row]) -> list[Any]:
+        """Answer one batch; samples that can share one call of the model do."""
         if self._is_describe():
             return [self.describe_handle()]
-        samples = self.preprocess(data)
-        if self._is_explain():
+        with self._step("preprocess"):
+            samples = self.preprocess(data)
+        self.explain = self._is_explain()
+        if self.explain:
             (sample,) = samples  # the worker sends these alone
             return [sample] if isinstance(sample, RequestError) else self._explain(sample, data)
         answers: list[Any] = list(samples)
-        for places, batch in _batches(samples):
-            for place, answer in zip(places, self._answers(batch, len(places)), strict=True):
+        groups: dict[Hashable, list[tuple[int, Sample]]] = defaultdict(list)
+        for place, sample in enumerate(samples):
+            if not isinstance(sample, RequestError):
+                groups[self.sharing(sample)].append((place, sample))
+        for group in groups.values():
+            places, members = zip(*group, strict=True)
+            for place, answer in zip(places, self._answers(members), strict=True):
                 answers[place] = answer
         return answers
 
-    def _answers(self, batch: Sample, num_samples: int) -> list[Any]:
-        """Answers to samples of equal shapes; they fail together, and others do not."""
+    def _answers(self, samples: Sequence[Sample]) -> list[Any]:
+        """Answers to samples that share a call; if it fails, halves of them are run apart."""
         try:
-            answers = self.postprocess(self.inference(*batch))
+            with self._step("inference"):
+                outputs = self.inference(*self.collate(samples))
+            with self._step("postprocess"):
+                answers = self.postprocess(outputs)
         except (MemoryError, torch.OutOfMemoryError):
             raise
-        except Exception:  # noqa: BLE001  # the model's code may raise anything
+        except Exception as error:  # noqa: BLE001  # the model's code may raise anything
+            if len(samples) > 1:
+                middle = len(samples) // 2
+                return [*self._answers(samples[:middle]), *self._answers(samples[middle:])]
+            if isinstance(error, (RequestError, HandlerFailed)):
+                return [error]
             print_traceback()
-            return [HandlerFailed("Prediction failed")] * num_samples
-        if len(answers) != num_samples:
+            return [HandlerFailed("Prediction failed")]
+        if len(answers) != len(samples):
             raise HandlerFailed(
-                f"the model gave {len(answers)} outputs for {num_samples} samples; its outputs "
+                f"the model gave {len(answers)} outputs for {len(samples)} samples; its outputs "
                 "need the batch dimension first"
             )
         return answers
 
     def _explain(self, sample: Sample, data: Sequence[Row]) -> list[Any]:
-        tensors = [part[None].to(self.device) for part in sample]
+        tensors = [moved(part, self.device) for part in self.collate([sample])]
         return self.explain_handle(tensors[0] if len(tensors) == 1 else tensors, data)
-
-
-def _batches(samples: list[Sample | RequestError]) -> list[tuple[list[int], Sample]]:
-    """Places of samples with equal shapes, and those samples stacked."""
-    groups: dict[tuple[object, ...], list[tuple[int, Sample]]] = defaultdict(list)
-    for place, sample in enumerate(samples):
-        if not isinstance(sample, RequestError):
-            groups[tuple(part.shape for part in sample)].append((place, sample))
-    return [
-        (
-            [place for place, _ in group],
-            tuple(
-                torch.stack(parts) for parts in zip(*(sample for _, sample in group), strict=True)
-            ),
-        )
-        for group in groups.values()
-    ]

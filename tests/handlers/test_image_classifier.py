@@ -10,21 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flambeau import torchscript
 from flambeau.errors import ConfigError
 from flambeau.image import IMAGENET
 from flambeau.instance import ModelInstance
 from flambeau.loading import load_handler
-from flambeau.manifest import MANIFEST_PATH, Manifest
-from flambeau.messages import (
-    Failure,
-    FailureKind,
-    InferenceRequest,
-    Input,
-    LoadModel,
-    Reply,
-    RunBatch,
-)
+from flambeau.manifest import MANIFEST_PATH
+from flambeau.messages import Failure, FailureKind, Input, LoadModel
+from tests.handlers.serving import answers, explanations, part, serve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,22 +33,10 @@ class ChannelMeans(torch.nn.Module):
         return images.mean((2, 3)) * 10
 
 
-def serve(root: Path, *, yaml: str | None = SMALL, labels: object = None) -> ModelInstance:
+def load(root: Path, *, yaml: str | None = SMALL, labels: object = None) -> ModelInstance:
     """An archive with a model of three classes, loaded."""
-    (root / "MAR-INF").mkdir()
-    manifest = Manifest(
-        handler="image_classifier",
-        serialized_file="model.pt",
-        config_file=None if yaml is None else "model-config.yaml",
-    )
-    (root / MANIFEST_PATH).write_text(manifest.to_json())
-    torchscript.save(torchscript.script(ChannelMeans()), root / "model.pt")
-    if yaml is not None:
-        (root / "model-config.yaml").write_text(yaml)
-    if labels is not None:
-        (root / "index_to_name.json").write_text(json.dumps(labels))
-    load = LoadModel("mine", "1", str(root), None, "cpu", 8, 1, 10_000, "0.1")
-    return ModelInstance.load(load, load_entry_point=load_handler)
+    files = {} if labels is None else {"index_to_name.json": json.dumps(labels)}
+    return serve(root, ChannelMeans(), handler="image_classifier", yaml=yaml, files=files)
 
 
 def picture(color: str, *, form: str = "PNG", mode: str = "RGB", width: int = 20) -> bytes:
@@ -65,25 +45,13 @@ def picture(color: str, *, form: str = "PNG", mode: str = "RGB", width: int = 20
     return file.getvalue()
 
 
-def part(body: bytes, content_type: str | None = None, *, name: str = "body") -> Input:
-    return Input(name, content_type, memoryview(body))
-
-
-def answers(instance: ModelInstance, *parts: Input) -> list[dict[str, float] | Failure]:
-    batch = RunBatch(1, [InferenceRequest("id", [], [part]) for part in parts])
-    return [
-        json.loads(bytes(result.body)) if isinstance(result, Reply) else result
-        for result in instance.run(batch).results
-    ]
-
-
 def best(answer: dict[str, float] | Failure) -> str:
     assert isinstance(answer, dict), answer
     return next(iter(answer))
 
 
 def test_an_answer_has_labels_with_probabilities_best_first(tmp_path: Path) -> None:
-    instance = serve(tmp_path, labels={"0": "red", "1": ["n0", "green"], "2": "blue"})
+    instance = load(tmp_path, labels={"0": "red", "1": ["n0", "green"], "2": "blue"})
     (answer,) = answers(instance, part(picture("#00ff80")))
     assert isinstance(answer, dict)
     assert list(answer) == ["green", "blue", "red"]
@@ -92,7 +60,7 @@ def test_an_answer_has_labels_with_probabilities_best_first(tmp_path: Path) -> N
 
 
 def test_without_labels_classes_are_named_by_index(tmp_path: Path) -> None:
-    (answer,) = answers(serve(tmp_path), part(picture("blue")))
+    (answer,) = answers(load(tmp_path), part(picture("blue")))
     assert best(answer) == "2"
 
 
@@ -101,13 +69,13 @@ def test_without_labels_classes_are_named_by_index(tmp_path: Path) -> None:
 def test_image_bytes_are_taken_whatever_they_are_called(
     tmp_path: Path, form: str, content_type: str | None
 ) -> None:
-    (answer,) = answers(serve(tmp_path), part(picture("red", form=form), content_type))
+    (answer,) = answers(load(tmp_path), part(picture("red", form=form), content_type))
     assert best(answer) == "0"
 
 
 def test_images_of_all_sizes_and_modes_share_a_batch(tmp_path: Path) -> None:
     red, grey, wide, transparent = answers(
-        serve(tmp_path),
+        load(tmp_path),
         part(picture("red")),
         part(picture("white", mode="L")),
         part(picture("blue", width=500)),
@@ -121,7 +89,7 @@ def test_images_of_all_sizes_and_modes_share_a_batch(tmp_path: Path) -> None:
 def test_base64_text_is_an_image_too(tmp_path: Path) -> None:
     text = base64.b64encode(picture("lime"))
     as_text, as_json = answers(
-        serve(tmp_path),
+        load(tmp_path),
         part(text, "text/plain"),
         part(json.dumps(text.decode()).encode(), "application/json"),
     )
@@ -132,7 +100,7 @@ def test_a_nested_list_is_the_models_input_already(tmp_path: Path) -> None:
     pixels = np.zeros((3, 8, 8))
     pixels[2] = 1.0
     body = json.dumps(pixels.tolist()).encode()
-    (answer,) = answers(serve(tmp_path), part(body, "application/json"))
+    (answer,) = answers(load(tmp_path), part(body, "application/json"))
     assert best(answer) == "2"
 
 
@@ -152,7 +120,7 @@ def test_a_nested_list_is_the_models_input_already(tmp_path: Path) -> None:
 )
 def test_what_is_no_image_fails_alone(tmp_path: Path, bad: Input, message: str) -> None:
     good = part(picture("blue"))
-    before, failure, after = answers(serve(tmp_path), good, bad, good)
+    before, failure, after = answers(load(tmp_path), good, bad, good)
     assert best(before) == best(after) == "2"
     assert isinstance(failure, Failure)
     assert failure.kind is FailureKind.INVALID_INPUT
@@ -160,7 +128,7 @@ def test_what_is_no_image_fails_alone(tmp_path: Path, bad: Input, message: str) 
 
 
 def test_without_settings_images_are_prepared_for_imagenet_models(tmp_path: Path) -> None:
-    from_red = answers(serve(tmp_path, yaml=None), part(picture("red")))[0]
+    from_red = answers(load(tmp_path, yaml=None), part(picture("red")))[0]
     logits = 10 * IMAGENET(Image.new("RGB", (20, 10), "red")).mean((1, 2))
     assert isinstance(from_red, dict)
     expected = torch.softmax(torch.from_numpy(logits), 0)
@@ -169,11 +137,11 @@ def test_without_settings_images_are_prepared_for_imagenet_models(tmp_path: Path
 
 def test_a_misspelt_setting_fails_the_load(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'resize'"):
-        serve(tmp_path, yaml="handler:\n  image: {resise: 8}\n")
+        load(tmp_path, yaml="handler:\n  image: {resise: 8}\n")
 
 
 def test_images_of_different_sizes_are_answered_without_a_common_size(tmp_path: Path) -> None:
-    instance = serve(tmp_path, yaml="handler: {image: {}}\n")
+    instance = load(tmp_path, yaml="handler: {image: {}}\n")
     small, large = answers(instance, part(picture("red")), part(picture("blue", width=90)))
     assert [best(small), best(large)] == ["0", "2"]
 
@@ -190,13 +158,38 @@ class Mine(load_builtin("image_classifier").ImageClassifier):
 
 def test_a_handler_can_extend_it(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SUBCLASS)
-    instance = serve(tmp_path)
+    instance = load(tmp_path)
     manifest = json.loads((tmp_path / MANIFEST_PATH).read_text())
     assert manifest["model"]["handler"] == "image_classifier"
-    load = LoadModel("mine", "1", str(tmp_path), "mine:Mine", "cpu", 8, 1, 10_000, "0.1")
-    mine = ModelInstance.load(load, load_entry_point=load_handler)
+    other = LoadModel("mine", "1", str(tmp_path), "mine:Mine", "cpu", 8, 1, 10_000, "0.1")
+    mine = ModelInstance.load(other, load_entry_point=load_handler)
     (full,), (shortened,) = (answers(i, part(picture("red"))) for i in (instance, mine))
     assert isinstance(full, dict)
     assert isinstance(shortened, dict)
     assert len(full) == 3
     assert shortened == {"0": full["0"]}
+
+
+def test_an_explanation_says_what_each_number_adds_to_a_class(tmp_path: Path) -> None:
+    (answer,) = explanations(load(tmp_path), part(picture("#00ff80")), part("2", name="target"))
+    pixels = np.array(answer)
+    assert pixels.shape == (3, 8, 8)
+    assert pixels[:2].max() == 0.0
+    np.testing.assert_allclose(pixels[2].sum(), 10 * 128 / 255, rtol=1e-5)
+
+
+def test_an_image_over_the_limit_is_answered_once_the_limit_is_lifted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)  # Pillow refuses twice as many
+    large = part(picture("red", width=20))
+    (failure,) = answers(load(tmp_path), large)
+    assert isinstance(failure, Failure)
+    assert "too large" in failure.message
+    unlimited = LoadModel(
+        *("mine", "1", str(tmp_path), None, "cpu", 8, 1, 10_000, "0.1"),
+        limit_max_image_pixels=False,
+    )
+    instance = ModelInstance.load(unlimited, load_entry_point=load_handler)
+    (answer,) = answers(instance, large)
+    assert best(answer) == "0"

@@ -53,9 +53,9 @@ def load_library(path: Path, *, device: torch.device) -> Program:
         ArchiveError: There is no such file, or it is none of this PyTorch and machine.
     """
     with _naming(path):
-        library: Program = torch._export.aot_load(  # noqa: SLF001  # what there is for such files
-            str(path), str(device)
-        )
+        from torch._export import aot_load  # noqa: PLC0415  # rarely needed
+
+        library: Program = aot_load(str(path), str(device))
         return library
 
 

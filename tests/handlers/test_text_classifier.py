@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+
+from flambeau.errors import ArchiveError
+from flambeau.messages import Failure, FailureKind, Input
+from tests.handlers.serving import answers, explanations, part, serve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from flambeau.instance import ModelInstance
+
+WORDS = ["<unk>", "bad", "good", "not", "not good", "cafe"]
+NAMES = {"0": "negative", "1": "positive"}
+
+pytestmark = pytest.mark.usefixtures("imports_are_undone")
+
+
+class Sentiment(torch.nn.Module):
+    """Adds up how bad and how good each token is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.EmbeddingBag(len(WORDS), 2, mode="sum")
+        self.fc = torch.nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.embedding.weight.copy_(
+                torch.tensor([[0, 0], [2, 0], [0, 2], [0, 0], [4, 0], [0, 1]])
+            )
+            self.fc.weight.copy_(torch.eye(2))
+
+    def forward(self, text: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.embedding(text, offsets))  # type: ignore[no-any-return]
+
+
+def load(root: Path, *, names: dict[str, str] | None = NAMES) -> ModelInstance:
+    files = {"vocab.txt": "\n".join(WORDS)}
+    if names is not None:
+        files["index_to_name.json"] = json.dumps(names)
+    return serve(root, Sentiment(), handler="text_classifier", files=files)
+
+
+def text(body: str | bytes) -> Input:
+    return part(body, "text/plain; charset=utf-8")
+
+
+def shares(bad: float, good: float) -> list[float]:
+    """Probabilities of a text with these scores."""
+    rounded: list[float] = torch.tensor([bad, good]).float().softmax(0).tolist()
+    return rounded
+
+
+def test_an_answer_has_all_classes_in_the_models_order(tmp_path: Path) -> None:
+    (answer,) = answers(load(tmp_path), text("good"))
+    assert list(answer) == ["negative", "positive"]
+    np.testing.assert_allclose(list(answer.values()), shares(0, 2), rtol=1e-6)
+
+
+def test_without_labels_classes_are_named_by_index(tmp_path: Path) -> None:
+    (answer,) = answers(load(tmp_path, names=None), text("good"))
+    assert list(answer) == ["0", "1"]
+
+
+def test_every_request_of_a_batch_is_answered(tmp_path: Path) -> None:
+    batch = [text("good good"), text("bad"), text("who knows?"), text("GOOD & bad")]
+    found = [list(answer.values()) for answer in answers(load(tmp_path), *batch)]
+    expected = [shares(0, 4), shares(2, 0), shares(0, 0), shares(2, 2)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("body", "bad", "good"),
+    [
+        ("not good", 4, 2),  # the pair counts, too
+        ("isn't good", 4, 2),
+        ("<b>Good</b>&nbsp;", 0, 2),
+        ("Café!", 0, 1),
+        ("good, bad; (good)", 2, 4),
+    ],
+)
+def test_texts_are_cleaned_before_they_are_looked_up(
+    tmp_path: Path, body: str, bad: float, good: float
+) -> None:
+    (answer,) = answers(load(tmp_path), text(body))
+    np.testing.assert_allclose(list(answer.values()), shares(bad, good), rtol=1e-6)
+
+
+def test_text_comes_as_json_and_bytes_too(tmp_path: Path) -> None:
+    forms = [text("bad"), part('"bad"', "application/json"), part("bad"), part("bad", name="data")]
+    found = [list(answer.values()) for answer in answers(load(tmp_path), *forms)]
+    np.testing.assert_allclose(found, [shares(2, 0)] * 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "message"),
+    [
+        (
+            part(b"\xff\xfe", "text/plain"),
+            FailureKind.UNSUPPORTED_CONTENT_TYPE,
+            "not text in UTF-8",
+        ),
+        (text(""), FailureKind.INVALID_INPUT, "is empty"),
+        (text("<br/> ?!"), FailureKind.INVALID_INPUT, "no word that the model knows"),
+        (part("[1]", "application/json"), FailureKind.INVALID_INPUT, "is a list; send text"),
+        (part("x", name="words"), FailureKind.INVALID_INPUT, "expected 'body'"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_no_text_fails_alone(
+    tmp_path: Path, bad: Input, kind: FailureKind, message: str
+) -> None:
+    before, failure, after = answers(load(tmp_path), text("bad"), bad, text("good"))
+    np.testing.assert_allclose(list(before.values()), shares(2, 0), rtol=1e-6)
+    np.testing.assert_allclose(list(after.values()), shares(0, 2), rtol=1e-6)
+    assert isinstance(failure, Failure)
+    assert failure.kind is kind
+    assert message in failure.message
+
+
+def test_an_explanation_tells_what_each_word_adds(tmp_path: Path) -> None:
+    instance = load(tmp_path)
+    asked = [text("Not good, bad"), part("0", name="target")]
+    (answer,) = explanations(instance, *asked)
+    assert answer["words"] == ["not", "good", "bad", "not good", "<unk>"]
+    np.testing.assert_allclose(answer["importances"], [0, 0, 2, 4, 0], atol=1e-5)
+    (plain,) = answers(instance, text("bad"))  # the model is as it was
+    np.testing.assert_allclose(list(plain.values()), shares(2, 0), rtol=1e-6)
+
+
+def test_an_explanation_of_a_class_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for target, message in (("2", "has 2 classes, 0 to 1"), ("x", "target is bytearray(b'x')")):
+        (failure,) = explanations(load(tmp_path / target), text("bad"), part(target, name="target"))
+        assert isinstance(failure, Failure)
+        assert failure.kind is FailureKind.INVALID_INPUT
+        assert message in failure.message
+
+
+def test_an_archive_without_a_vocabulary_does_not_load(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"has no vocabulary \(source_vocab.pt, vocab.json, voc"):
+        serve(tmp_path, Sentiment(), handler="text_classifier")
