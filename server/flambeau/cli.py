@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_serve(commands.add_parser("serve", help="answer predictions over HTTP"))
     _add_export(commands.add_parser("export", help="make an archive of a checkpoint"))
-    _add_archive(commands.add_parser("archive", help="look into archives"))
+    _add_archive(commands.add_parser("archive", help="make an archive of files, or look into one"))
     _add_models(commands.add_parser("models", help="change what a running server serves"))
     return parser
 
@@ -99,7 +99,10 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _services() -> list[MakeService]:
     """What runs beside the listeners; found by name, as the core does not import `torchserve/`."""
-    return [importlib.import_module("flambeau.torchserve.grpc.startup").make_grpc]
+    return [
+        importlib.import_module("flambeau.torchserve.grpc.startup").make_grpc,
+        importlib.import_module("flambeau.torchserve.workflows.service").make_workflows,
+    ]
 
 
 def _run_async(work: Coroutine[object, object, int]) -> int:
@@ -121,7 +124,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_archive(parser: argparse.ArgumentParser) -> None:
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    """The flags of `torch-model-archiver`; found by name, as the core does not import it."""
+    importlib.import_module("flambeau.torchserve.archiver").configure(parser)
+    commands = parser.add_subparsers(metavar="COMMAND")
     show = commands.add_parser("show", help="print what an archive says about itself")
     show.add_argument("archive", type=Path)
     show.set_defaults(run=_show_archive)

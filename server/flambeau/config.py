@@ -28,6 +28,9 @@ else:
 
 _C = TypeVar("_C", bound="ServeConfig")
 _ENVIRONMENT_PREFIX = "FLAMBEAU_"
+OVER_YAML = "overYaml"
+"""In a version's configured settings: they win over its archive's YAML at the start."""
+
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 
@@ -164,6 +167,9 @@ class ServeConfig:
     model_store: Path = field(
         default=Path("model_store"), metadata=_help("directory of model archives")
     )
+    workflow_store: Path | None = field(
+        default=None, metadata=_help("directory of workflow archives; the model store if not given")
+    )
     models: tuple[str, ...] = field(
         default=(),
         metadata=_help("archives to serve from the start: NAME=ARCHIVE, ARCHIVE, or `all`"),
@@ -172,7 +178,8 @@ class ServeConfig:
         default_factory=dict[str, Mapping[str, Mapping[str, Any]]],
         metadata=_help(
             "settings by model and version in the keys of a model's YAML, which wins over them; a "
-            "version with defaultVersion answers by default; JSON on the command line"
+            "version with defaultVersion answers by default, and overYaml turns the order round; "
+            "JSON on the command line"
         ),
     )
     default_workers_per_model: int = field(

@@ -109,6 +109,10 @@ class ModelVersionNotFound(NotFound):
     """The model exists, this version does not."""
 
 
+class WorkflowNotFound(NotFound):
+    """No workflow of this name is registered."""
+
+
 class MethodNotAllowed(RequestError):  # noqa: N818
     """The route exists, but not for this method."""
 

@@ -68,6 +68,7 @@ class Package:
         handler: Overrides the manifest's handler when not None.
         python: The interpreter of its workers; None for the server's own.
         downloaded: The copy in the store that goes away with the version, or None.
+        is_part: Whether it serves something else, which lists it, and is no model of its own.
         at_startup: Whether it is served since the server started.
     """
 
@@ -78,6 +79,7 @@ class Package:
     handler: str | None = None
     python: Path | None = None
     downloaded: Path | None = None
+    is_part: bool = False
     at_startup: bool = False
 
 

@@ -58,6 +58,11 @@ class PackageLoader:
         self._install = install_py_dep_per_model
         self._stopping = threading.Event()
 
+    @property
+    def store(self) -> ModelStore:
+        """Where archives are, and where they unpack."""
+        return self._store
+
     async def load(
         self,
         url: str,

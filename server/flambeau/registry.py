@@ -117,6 +117,10 @@ class Registry:
         """Each model's default version, sorted by the model's name."""
         return [entry.versions[entry.default] for _, entry in sorted(self._models.items())]
 
+    def listed(self) -> list[ModelVersion]:
+        """The defaults without those that are only parts of something else."""
+        return [version for version in self.defaults() if not version.package.is_part]
+
     @property
     def is_ready(self) -> bool:
         """Whether everything that should be served is, and the server is not stopping."""

@@ -8,12 +8,15 @@ await serve(config, services=[lambda parts: Sampler(parts.metrics)], ...)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from fastapi import APIRouter
+
 from flambeau.api.auth import Guard
 from flambeau.api.operations import Operations
+from flambeau.app import Audience
 from flambeau.config import ServeConfig
 from flambeau.metrics import Metrics
 from flambeau.packages import PackageLoader
@@ -41,6 +44,10 @@ class Service:
         Raises:
             ConfigError: It cannot, and the server must not start without it.
         """
+
+    def routers(self) -> Mapping[Audience, APIRouter]:
+        """What it offers over HTTP, by listener."""
+        return {}
 
     def models_registered(self) -> None:
         """Every model that is served from the start has been registered, or has failed to be."""

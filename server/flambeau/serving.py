@@ -115,7 +115,7 @@ async def serve(
             guard=Guard(tokens.keys if tokens else None, status_400=config.token_status_400),
         )
         beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
-        listeners = [stack.enter_context(opened) for opened in _listeners(parts, tokens)]
+        listeners = [stack.enter_context(opened) for opened in _listeners(parts, tokens, beside)]
         stop = stack.enter_context(_StopSignal())
         await _start([*beside, *listeners])
         on_started({audience: each.url for each in listeners for audience in each.audiences})
@@ -224,10 +224,13 @@ def _routers(parts: ServerParts, tokens: Tokens | None) -> dict[Audience, list[A
 
 
 def _listeners(
-    parts: ServerParts, tokens: Tokens | None
+    parts: ServerParts, tokens: Tokens | None, beside: Sequence[Service]
 ) -> Iterator[AbstractContextManager[Listener]]:
     """One listener for each address, those of predictions first."""
     config, routers = parts.config, _routers(parts, tokens)
+    for service in beside:
+        for audience, router in service.routers().items():
+            routers[audience].append(router)
     groups = list(_listening(config))
     tls = tls_context(config) if any(address.tls for address, _ in groups) else None
     for address, audiences in groups:

@@ -63,14 +63,14 @@ class _Routes:
 
     async def register(self, request: Request) -> Response:
         """Register an archive, and start its workers."""
-        return _response(await self._operations.register(await _arguments(request)))
+        return _response(await self._operations.register(await arguments_of(request)))
 
     async def deploy(self, model_name: str, request: Request) -> Response:
         """Register, warm up, check, make default and drain the old: one event per line.
 
         The last line's `step` is `done` or `failed`; the status is 200 once the first line is out.
         """
-        events = await self._operations.deploy(await _arguments(request), model_name)
+        events = await self._operations.deploy(await arguments_of(request), model_name)
         return StreamingResponse(_lines(events), media_type="application/x-ndjson")
 
     async def list_models(self, request: Request) -> Response:
@@ -91,14 +91,14 @@ class _Routes:
 
     async def scale(self, model_name: str, request: Request) -> Response:
         """Change the number of workers of the default version."""
-        arguments = (await _arguments(request)).over(_query(request))
+        arguments = (await arguments_of(request)).over(_query(request))
         return _response(await self._operations.scale(arguments, model_name, None))
 
     async def scale_version(
         self, model_name: str, model_version: str, request: Request
     ) -> Response:
         """Change the number of workers of one version."""
-        arguments = (await _arguments(request)).over(_query(request))
+        arguments = (await arguments_of(request)).over(_query(request))
         return _response(await self._operations.scale(arguments, model_name, model_version))
 
     async def set_default(self, model_name: str, model_version: str) -> Response:
@@ -134,7 +134,7 @@ def _query(request: Request) -> Parameters:
     return Parameters(dict(request.query_params))
 
 
-async def _arguments(request: Request) -> Parameters:
+async def arguments_of(request: Request) -> Parameters:
     """The JSON body when there is one, else the query; as in TorchServe, one of them counts.
 
     Raises:

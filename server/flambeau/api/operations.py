@@ -185,7 +185,7 @@ class Operations:
         size = parameters.number("limit", _PAGE)
         size = size if 1 <= size <= _PAGE else _PAGE
         start = max(0, parameters.number("next_page_token", 0))
-        versions = self._registry.defaults()
+        versions = self._registry.listed()
         page = [{"modelName": v.model, "modelUrl": v.package.url} for v in versions[start:][:size]]
         more = {"nextPageToken": str(start + size)} if start + size < len(versions) else {}
         return Answer(200, more | {"models": page})

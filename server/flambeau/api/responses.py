@@ -30,6 +30,7 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.NotFound: (404, "ResourceNotFoundException"),
     errors.ModelNotFound: (404, "ModelNotFoundException"),
     errors.ModelVersionNotFound: (404, "ModelVersionNotFoundException"),
+    errors.WorkflowNotFound: (404, "WorkflowNotFoundException"),
     errors.MethodNotAllowed: (405, "MethodNotAllowedException"),
     errors.DefaultVersionInUse: (403, "InvalidModelVersionException"),
     errors.Unauthorized: (401, "InvalidKeyException"),

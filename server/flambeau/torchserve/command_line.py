@@ -25,7 +25,7 @@ class CommandLine:
         action: What to do; to start unless told otherwise.
         ts_config: The configuration file.
         model_store: The directory of archives.
-        workflow_store: Where workflows would be.
+        workflow_store: Where workflow archives are.
         models: What to serve from the start.
         log_config: A log4j2 configuration.
         cpp_log_config: A configuration of the C++ backend's log.
@@ -81,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     action.add_argument("--stop", action="store_true", help="stop the server that runs")
     parser.add_argument("--ts-config", type=Path, metavar="FILE", help="the configuration file")
     parser.add_argument("--model-store", type=Path, metavar="DIR", help="directory of archives")
-    parser.add_argument("--workflow-store", type=Path, metavar="DIR", help="accepted and ignored")
+    parser.add_argument(
+        "--workflow-store", type=Path, metavar="DIR", help="directory of workflow archives"
+    )
     parser.add_argument(
         "--models",
         nargs="+",

@@ -9,34 +9,62 @@ from collections.abc import Coroutine, Mapping
 
 from flambeau.app import Audience
 from flambeau.errors import ConfigError
-from flambeau.services import Service
+from flambeau.services import MakeService, Service
 from flambeau.serving import serve
 from flambeau.torchserve.grpc.startup import make_grpc
+from flambeau.torchserve.keystore import with_certificate
 from flambeau.torchserve.log_files import CONSOLE, torchserve_logs
 from flambeau.torchserve.places import Places
 from flambeau.torchserve.settings import Settings
+from flambeau.torchserve.snapshots import Snapshots
+from flambeau.torchserve.workflows.service import make_workflows
 
 _log = logging.getLogger(__name__)
 _console = logging.getLogger(CONSOLE)
 
 
-def run(settings: Settings, places: Places) -> int:
+def run(settings: Settings, places: Places, *, snapshots: bool) -> int:
     """Serve until a signal; returns the exit code.
+
+    Args:
+        settings: What to serve, and how.
+        places: Where logs and snapshots go.
+        snapshots: Whether to take snapshots.
 
     Raises:
         ConfigError: An address that cannot be bound, or another setting that cannot be used.
     """
     with torchserve_logs(places, level=settings.serve.log_level):
+        _tell_source(settings)
         for notice in settings.notices:
             _log.warning(notice)
-        return _run_async(
-            serve(
-                settings.serve,
-                on_started=_show,
-                environment=os.environ | worker_environment(settings, places),
-                services=[make_grpc, lambda _: _ReadinessLine()],
+        services: list[MakeService] = [make_grpc, make_workflows, lambda _: _ReadinessLine()]
+        if snapshots:
+            values = settings.properties.values
+            services.append(lambda parts: Snapshots(parts.registry, values, log_dir=places.logs))
+        with with_certificate(settings.serve, settings.keystore) as config:
+            return _run_async(
+                serve(
+                    config,
+                    on_started=_show,
+                    environment=os.environ | worker_environment(settings, places),
+                    services=services,
+                )
             )
+
+
+def _tell_source(settings: Settings) -> None:
+    properties = settings.properties
+    if properties.file is None:
+        _log.info("no configuration file: TorchServe's defaults and the command line hold")
+    elif properties.from_snapshot:
+        _log.warning(
+            "starting from the snapshot %s: what it serves wins over --models and "
+            "config.properties; start with --ncs to leave it out",
+            properties.file,
         )
+    else:
+        _log.info("configuration file: %s", properties.file)
 
 
 def worker_environment(settings: Settings, places: Places) -> dict[str, str]:

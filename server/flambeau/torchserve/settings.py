@@ -14,21 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flambeau.config import Address, MetricsMode, ServeConfig
+from flambeau.config import OVER_YAML, Address, MetricsMode, ServeConfig
 from flambeau.errors import ConfigError
 from flambeau.torchserve.addresses import parse_address
+from flambeau.torchserve.keystore import Keystore
 from flambeau.torchserve.properties import Properties, is_true
 
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Keystore:
-    """A certificate and its key in one file with a password, as Java keeps them."""
-
-    path: Path
-    password: str
-    kind: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,11 +29,13 @@ class Settings:
 
     Attributes:
         serve: The server's settings.
+        properties: What they were made of.
         keystore: Where the certificate is when it is in no PEM file.
         notices: What was accepted and changes nothing, one sentence each.
     """
 
     serve: ServeConfig
+    properties: Properties
     keystore: Keystore | None
     notices: tuple[str, ...]
 
@@ -72,8 +66,13 @@ def settings_of(properties: Properties) -> Settings:
             fields[name] = _converted(key, given[key], convert)
     fields |= _grpc_addresses(given)
     fields |= _models(given)
+    if "keystore" in given:  # it wins
+        fields |= {"certificate_file": None, "private_key_file": None}
     return Settings(
-        serve=ServeConfig(**fields), keystore=_keystore(given), notices=tuple(_notices(given))
+        serve=ServeConfig(**fields),
+        properties=properties,
+        keystore=_keystore(given),
+        notices=tuple(_notices(given)),
     )
 
 
@@ -121,6 +120,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "management_address": ("management_address", _address("management_address")),
     "metrics_address": ("metrics_address", _address("metrics_address")),
     "model_store": ("model_store", Path),
+    "workflow_store": ("workflow_store", Path),
     "default_workers_per_model": ("default_workers_per_model", _int),
     "default_response_timeout": ("default_response_timeout_s", _float),
     "default_startup_timeout": ("default_startup_timeout_s", _float),
@@ -197,7 +197,6 @@ _IGNORED: Mapping[str, str] = {
     "system_metrics_cmd": "the machine is sampled without a command",
     "use_native_io": _JAVA,
     "vmargs": _JAVA,
-    "workflow_store": "workflows are not served",
 }
 
 
@@ -207,10 +206,7 @@ def _notices(given: Mapping[str, str]) -> list[str]:
     notices: list[str] = []
     for key, value in given.items():
         if key in _IGNORED:
-            asks_for_nothing = value.lower() in {"false", "0"} or (
-                key == "workflow_store" and value == given["model_store"]
-            )
-            if not asks_for_nothing:
+            if value.lower() not in {"false", "0"}:
                 notices.append(f"{key} is accepted and changes nothing: {_IGNORED[key]}")
         elif key not in known:
             notices.append(f"{key} is accepted and changes nothing: no such setting is known")
@@ -231,7 +227,7 @@ def _grpc_addresses(given: Mapping[str, str]) -> dict[str, Address]:
 
 
 def _keystore(given: Mapping[str, str]) -> Keystore | None:
-    if "keystore" not in given or "certificate_file" in given:
+    if "keystore" not in given:
         return None
     return Keystore(
         path=Path(given["keystore"]),
@@ -252,6 +248,9 @@ def _models(given: Mapping[str, str]) -> dict[str, Any]:
         for name, versions in models.items()
         for version, entry in versions.items()
     ]
+    for versions in models.values():
+        for entry in versions.values():
+            entry[OVER_YAML] = True
     return {"models": tuple(places), "model_settings": settings | models}
 
 

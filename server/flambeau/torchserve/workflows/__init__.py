@@ -1,0 +1,1 @@
+"""TorchServe's workflows: several models and functions, answering one request together."""
