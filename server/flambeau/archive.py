@@ -64,11 +64,26 @@ def write_archive(
         with written_aside(path) as file:
             with zipfile.ZipFile(file, "w") as zipped:
                 for name, source in content.items():
-                    _write_entry(zipped, name, source)
+                    write_zip_entry(zipped, name, source, deflate=_is_text(name, source))
             file.seek(0)
             return _sha256(iter(partial(file.read, _COPY_BYTES), b""))
     except OSError as error:
         raise ArchiveError(f"{path} cannot be written: {error}") from error
+
+
+def write_zip_entry(
+    zipped: zipfile.ZipFile, name: str, source: Path | bytes, *, deflate: bool
+) -> None:
+    """Write one file into a zip archive; equal content gives equal bytes."""
+    info = zipfile.ZipInfo(name, date_time=_EPOCH)
+    info.create_system = 3  # Unix, on every system, for equal bytes
+    info.external_attr = (stat.S_IFREG | 0o644) << 16
+    info.file_size = _size(source)  # tells zipfile whether zip64 is needed
+    if deflate:
+        info.compress_type = zipfile.ZIP_DEFLATED
+    content = BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with content, zipped.open(info, "w") as target:
+        shutil.copyfileobj(content, target, _COPY_BYTES)
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -192,17 +207,12 @@ def _write_tree(content: list[Item], root: Path) -> None:
             path.chmod(0o755)  # mkdir's own mode argument is cut by the umask
 
 
-def _write_entry(zipped: zipfile.ZipFile, name: str, source: Path | bytes) -> None:
-    size = len(source) if isinstance(source, bytes) else source.stat().st_size
-    info = zipfile.ZipInfo(name, date_time=_EPOCH)
-    info.create_system = 3  # Unix, on every system, for equal bytes
-    info.external_attr = (stat.S_IFREG | 0o644) << 16
-    info.file_size = size  # tells zipfile whether zip64 is needed
-    if Path(name).suffix in _TEXT_SUFFIXES and size <= _MAX_DEFLATED_BYTES:
-        info.compress_type = zipfile.ZIP_DEFLATED
-    content = BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with content, zipped.open(info, "w") as target:
-        shutil.copyfileobj(content, target, _COPY_BYTES)
+def _is_text(name: str, source: Path | bytes) -> bool:
+    return Path(name).suffix in _TEXT_SUFFIXES and _size(source) <= _MAX_DEFLATED_BYTES
+
+
+def _size(source: Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else source.stat().st_size
 
 
 def _check_complete(manifest: Manifest, files: Mapping[str, Path | bytes]) -> None:

@@ -1,0 +1,1 @@
+"""The archiver's names for the parts of a manifest."""
