@@ -1,10 +1,40 @@
 from __future__ import annotations
 
+import re
+import subprocess
+from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.server import Server, wait_until
+from tests.integration.archives import service
+from tests.integration.server import (
+    JSON,
+    PATIENCE_S,
+    Server,
+    clean_environment,
+    running_server,
+    serve_command,
+    wait_until,
+)
+
+METRICS_YAML = """
+ts_metrics:
+  gauge:
+    - {name: QueueTime, unit: Milliseconds, dimensions: [Level, Hostname]}
+    - {name: DiskUsage, unit: Gigabytes, dimensions: [Level, Hostname]}
+model_metrics:
+  counter:
+    - {name: Loads, unit: count, dimensions: [ModelName, Level]}
+    - {name: Requests, unit: count, dimensions: [User]}
+  gauge:
+    - {name: InputSize, unit: kB, dimensions: [ModelName, Level]}
+    - {name: PredictionTime, unit: ms, dimensions: [ModelName, Level]}
+  histogram:
+    - {name: Share, unit: percent, dimensions: [ModelName, Level]}
+"""
 
 OUTCOMES = ("ok", "request_error", "overloaded", "worker_error", "cancelled")
 
@@ -17,11 +47,10 @@ def outcomes(server: Server, model: str, version: str = "1.0") -> dict[str, floa
     }
 
 
-def torchserve_count(server: Server, name: str, model: str = "", version: str = "1.0") -> float:
-    """One of TorchServe's counters, whose last label is the host's name."""
+def torchserve_count(server: Server, name: str, model: str = "", version: str = "default") -> float:
+    """One of TorchServe's counters, whose last label is the host's name; 0 before its first."""
     start = f'model_name="{model}",model_version="{version}",' if model else 'Level="Host",'
-    (value,) = [v for key, v in server.samples(name).items() if key.startswith(start)]
-    return value
+    return sum(v for key, v in server.samples(name).items() if key.startswith(start))
 
 
 def queue_depth(server: Server, model: str) -> float:
@@ -141,3 +170,98 @@ def test_what_clients_make_up_never_becomes_a_label(server: Server) -> None:
     server.inference.get("/made-up-path")
     server.inference.request("MADEUP", "/predictions/echo")
     assert "made" not in server.metrics.get("/metrics").text.lower()
+
+
+@pytest.fixture(scope="module")
+def measuring(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
+    """Serves a handler that measures, and lists some of it."""
+    store = tmp_path_factory.mktemp("store")
+    (store.parent / "metrics.yaml").write_text(METRICS_YAML)
+    with running_server(
+        store,
+        *("--metrics-config", str(store.parent / "metrics.yaml")),
+        models=[service(store, "measuring").name],
+    ) as running:
+        yield running
+
+
+def measure(server: Server, user: str = "ann", share: float = 12.0) -> JSON:
+    response = server.predict("measuring", json={"user": user, "size": 2.5, "share": share})
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def test_what_a_handler_measures_is_on_the_page(measuring: Server) -> None:
+    for user in ("ann", "ben", "ann"):
+        measure(measuring, user)
+    page = measuring.metrics.get("/metrics").text
+    for pattern in (
+        r"# TYPE Requests counter",
+        r'Requests\{User="ann",Hostname=".+",\} 2\.0',
+        r'Requests\{User="ben",Hostname=".+",\} 1\.0',
+        r"# TYPE InputSize gauge",
+        r'InputSize\{ModelName="measuring",Level="Model",Hostname=".+",\} 2\.5',
+        r"# TYPE Share histogram",
+        r'Share_count\{ModelName="measuring",Level="Model",Hostname=".+",\} 3\.0',
+        r'Share_sum\{ModelName="measuring",Level="Model",Hostname=".+",\} 36\.0',
+        r'PredictionTime\{ModelName="measuring",Level="Model",Hostname=".+",\} \d+\.\d+',
+    ):
+        assert len(re.findall(f"{pattern}\n", page)) == 1, pattern
+    families = {family.name for family in text_string_to_metric_families(page)}
+    assert {"Share", "flambeau_requests"} <= families
+
+
+def test_what_is_not_listed_is_neither_kept_nor_forgotten(measuring: Server) -> None:
+    measure(measuring)
+    page = measuring.metrics.get("/metrics").text
+    for name in ("Unlisted", "HandlerTime", "Requests2XX", "CPUUtilization"):
+        assert f"{name}{{" not in page
+    measuring.wait_record(lambda record: "metric Unlisted is dropped" in record["message"])
+
+
+def test_the_machine_is_measured_from_the_start(measuring: Server) -> None:
+    wait_until(lambda: bool(measuring.samples("DiskUsage")), what="the disk has been read")
+    (used,) = measuring.samples("DiskUsage").values()
+    assert used > 0
+
+
+def says(pattern: str, record: JSON) -> bool:
+    return re.fullmatch(pattern, record["message"]) is not None
+
+
+def test_in_the_log_a_metric_is_a_line_with_its_requests(tmp_path: Path) -> None:
+    with running_server(
+        tmp_path,
+        *("--metrics-mode", "log", "--model-metrics-auto-detect"),
+        models=[service(tmp_path, "measuring").name],
+    ) as server:
+        request_id = measure(server)["ids"]
+        ending = rf"\|#hostname:.+,requestID:{request_id},timestamp:\d+"
+        model = r"\|#ModelName:measuring,Level:Model"
+        for logger, pattern in (
+            ("model", rf"Unlisted\.furlongs:1\.0{model}{ending}"),
+            ("model", rf"Requests\.Count:1\.0\|#User:ann,ModelName:measuring,Level:Model{ending}"),
+            (
+                "server",
+                r"QueueTime\.Milliseconds:\d+\.\d+\|#Level:Host\|#hostname:.+,timestamp:\d+",
+            ),
+            ("server", r"Requests2XX\.Count:1\.0\|#Level:Host\|#hostname:.+,timestamp:\d+"),
+            ("server", r"DiskUsage\.Gigabytes:\d+\.\d+\|#Level:Host\|#hostname:.+,timestamp:\d+"),
+        ):
+            record = server.wait_record(partial(says, pattern))
+            assert record["logger"] == f"flambeau.metrics.{logger}"
+        assert "Unlisted" not in server.metrics.get("/metrics").text
+
+
+def test_a_broken_metrics_yaml_keeps_the_server_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "metrics.yaml").write_text("model_metrics:\n  gauge: [{name: A, unit: ms}]\n")
+    done = subprocess.run(
+        serve_command(tmp_path, "--metrics-config", str(tmp_path / "metrics.yaml")),
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 2
+    assert "line 2: model_metrics.gauge[0] has no dimensions" in done.stderr
