@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flambeau.errors import ArchiveError
+from flambeau.handler_metrics import MetricsCache
 from flambeau.loading import EntryPoint, builtin_dir, load_builtin, load_handler
 from flambeau.manifest import MANIFEST_PATH
-from flambeau.messages import LoadModel
+from flambeau.messages import LoadModel, MetricKind, MetricSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +57,9 @@ def load(root: Path, handler: str | None, files: dict[str, str], **model: str) -
             num_threads=1,
             max_response_bytes=1_000,
             server_version="0.1",
+            limit_max_image_pixels=False,
+            model_metrics=[MetricSpec("Calls", "count", MetricKind.COUNTER, ["ModelName"])],
+            sequence_headers=("x-seq", "x-start", "x-end"),
         )
     )
 
@@ -80,6 +84,13 @@ def test_a_class_is_made_and_initialised(tmp_path: Path) -> None:
     entry_point = load(tmp_path, "mine", {"mine.py": CLASS})
     assert answer(entry_point) == ["mine"]
     assert type(entry_point.handler).__name__ == "Handler"
+
+
+def test_a_coroutine_function_loads_its_model_like_any_other(tmp_path: Path) -> None:
+    entry_point = load(tmp_path, "mine", {"mine.py": FUNCTION.replace("def h", "async def h")})
+    assert entry_point.is_async
+    assert sys.modules["mine"].calls == [None]
+    assert not load(tmp_path, "mine:other", {}).is_async
 
 
 def test_imported_classes_do_not_count(tmp_path: Path) -> None:
@@ -154,8 +165,12 @@ def test_the_context_tells_about_the_model(tmp_path: Path) -> None:
         "batch_size": 8,
         "server_name": "MMS",
         "server_version": "0.1",
-        "limit_max_image_pixels": True,
+        "limit_max_image_pixels": False,
     }
+    assert context.header_key_sequence_start == "x-start"
+    assert isinstance(context.metrics, MetricsCache)
+    context.metrics.get_metric("Calls").add_or_update(1, ["mine"])
+    assert [sample.dimensions for sample in context.metrics.take()] == [[("ModelName", "mine")]]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ It has the methods that Hugging Face's `generate` calls, and needs no transforme
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from queue import Queue
 from typing import Any, Protocol
 
@@ -19,7 +20,10 @@ import torch
 class Tokenizer(Protocol):
     """What turns tokens into text."""
 
-    def decode(self, token_ids: list[int], /, **kwargs: Any) -> str: ...  # noqa: ANN401
+    @property
+    def decode(self) -> Callable[..., str]:
+        """From a list of token ids; takes `decode_kwargs`, too."""
+        ...
 
 
 class TextIteratorStreamerBatch:
