@@ -1,6 +1,6 @@
 """Record from the original TorchServe, and compare our server with it.
 
-    python -m tests.conformance.record [--only NAME ...] [--no-compare]
+    python -m tests.conformance.record [--only NAME ...] [--no-compare | --from-recordings]
 
 Starts the original once per scenario, writes tests/conformance/recordings, then sends the same
 requests to our server and prints what was found. Exit code 1 when a difference is unexpected.
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flambeau.torchserve.compare import Outcome, Verdict, judge, masked
-from flambeau.torchserve.exchange import Exchange, write_exchanges
+from flambeau.torchserve.exchange import Exchange, read_exchanges, write_exchanges
 from flambeau.torchserve.upstream import running_flambeau, running_upstream
 from tests.conformance.known_differences import KNOWN_DIFFERENCES
 from tests.conformance.scenario import Scenario, Start
@@ -28,16 +28,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="scenarios; all without it")
     parser.add_argument("--no-compare", action="store_true", help="only record")
+    parser.add_argument(
+        "--from-recordings", action="store_true", help="compare with what was recorded before"
+    )
     args = parser.parse_args()
     verdicts: list[Verdict] = []
     for scenario in [each for each in SCENARIOS if not args.only or each.name in args.only]:
-        theirs = run(scenario, running_upstream)
-        write_exchanges(scenario.recorded, theirs)
-        print(f"{scenario.name}: recorded {len(theirs)} exchanges", flush=True)
+        if args.from_recordings:
+            theirs = read_exchanges(scenario.recorded)
+        else:
+            theirs = run(scenario, running_upstream)
+            write_exchanges(scenario.recorded, theirs)
+        print(f"{scenario.name}: {len(theirs)} exchanges", flush=True)
         if not args.no_compare:
             verdicts += verdicts_of(scenario, theirs, run(scenario, running_flambeau))
-    if not args.no_compare:
-        report(verdicts)
+    report(verdicts)
     return int(any(verdict.outcome is Outcome.UNEXPECTED for verdict in verdicts))
 
 
@@ -71,7 +76,7 @@ def report(verdicts: Sequence[Verdict]) -> None:
             for difference in verdict.differences:
                 print(f"    {difference}")
     counts = Counter(verdict.outcome for verdict in verdicts)
-    known = Counter(verdict.known.id for verdict in verdicts if verdict.known is not None)
+    known = Counter(each.id for verdict in verdicts for each in verdict.known)
     for name, count in sorted(known.items()):
         print(f"known difference {name}: {count}")
     print(

@@ -14,9 +14,10 @@ import http
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 from typing import Any, Final
 
 from flambeau.torchserve.exchange import Answer, Request
@@ -38,6 +39,7 @@ _UUID: Final = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0
 _HEX_ID: Final = re.compile(r"\b[0-9a-f]{32}\b")
 _OWN_DIRECTORY: Final = re.compile(r"/tmp/ts-[a-z0-9_]+")  # noqa: S108  # a pattern, not a file
 _HOST_LABEL: Final = re.compile(r'(hostname|Hostname)="[^"]*"')
+_ABSENT: Final = object()
 _COUNTED: Final = ("ts_inference_requests_total",)  # series whose values are the same in each run
 
 
@@ -57,25 +59,26 @@ class KnownDifference:
         id: Its name in docs/migrating.md.
         reason: Why, in one sentence.
         exchanges: Patterns of `scenario/request name` that show it.
-        parts: What may differ: `status`, `reason`, `body`, `layout`, `chunks`, `header NAME`.
-        status: Our status where it differs; None when it does not.
-        body: A text that our body holds; empty for any.
+        parts: Patterns of what may differ: `status`, `reason`, `header NAME`, `body`, `body PATH`
+            (a place in JSON, e.g. `body 0.workers.*`), `layout`, `chunks`.
+        theirs: Patterns of their side, one of which must match.
+        ours: The same for our side.
     """
 
     id: str
     reason: str
-    exchanges: tuple[str, ...]
     parts: tuple[str, ...]
-    status: int | None = None
-    body: str = ""
+    exchanges: tuple[str, ...] = ("*",)
+    theirs: tuple[str, ...] = ("*",)
+    ours: tuple[str, ...] = ("*",)
 
-    def covers(self, where: str, differences: Sequence[Difference], ours: Answer) -> bool:
-        """Whether these differences of an exchange are meant."""
+    def covers(self, where: str, difference: Difference) -> bool:
+        """Whether a difference of an exchange is this one."""
         return (
-            any(fnmatchcase(where, pattern) for pattern in self.exchanges)
-            and all(difference.part in self.parts for difference in differences)
-            and (self.status is None or self.status == ours.status)
-            and self.body in ours.body.decode(errors="replace")
+            _matches(where, self.exchanges)
+            and _matches(difference.part, self.parts)
+            and _matches(difference.theirs, self.theirs)
+            and _matches(difference.ours, self.ours)
         )
 
 
@@ -98,14 +101,14 @@ class Verdict:
     Attributes:
         where: `scenario/request name`.
         outcome: Equal, meant, or neither.
-        differences: What differs; none when equal.
-        known: The difference that covers them, if one does.
+        differences: What differs and is not meant.
+        known: The meant differences that it shows.
     """
 
     where: str
     outcome: Outcome
     differences: tuple[Difference, ...] = ()
-    known: KnownDifference | None = None
+    known: tuple[KnownDifference, ...] = ()
 
 
 def judge(
@@ -118,13 +121,21 @@ def judge(
 ) -> Verdict:
     """Compare two answers to one request."""
     where = f"{scenario}/{request.name}"
-    found = tuple(differences(request, theirs, ours))
-    if not found:
-        return Verdict(where=where, outcome=Outcome.EQUAL)
-    for each in known:
-        if each.covers(where, found, ours):
-            return Verdict(where=where, outcome=Outcome.KNOWN, differences=found, known=each)
-    return Verdict(where=where, outcome=Outcome.UNEXPECTED, differences=found)
+    unexpected: list[Difference] = []
+    shown: dict[str, KnownDifference] = {}
+    for difference in differences(request, theirs, ours):
+        meant = next((each for each in known if each.covers(where, difference)), None)
+        if meant is None:
+            unexpected.append(difference)
+        else:
+            shown[meant.id] = meant
+    outcome = Outcome.KNOWN if shown else Outcome.EQUAL
+    return Verdict(
+        where=where,
+        outcome=Outcome.UNEXPECTED if unexpected else outcome,
+        differences=tuple(unexpected),
+        known=tuple(shown.values()),
+    )
 
 
 def differences(request: Request, theirs: Answer, ours: Answer) -> list[Difference]:
@@ -187,6 +198,8 @@ def _headers(answer: Answer) -> dict[str, str]:
             headers[key] = "present"
         elif key not in _IGNORED_HEADERS:
             headers[key] = f"{headers[key]}, {value}" if key in headers else value
+    if answer.status:
+        headers.setdefault("connection", "keep-alive")  # what HTTP/1.1 means without it
     return headers
 
 
@@ -200,23 +213,42 @@ def _body_differences(theirs: bytes, ours: bytes) -> list[Difference]:
         one, other = json.loads(theirs), json.loads(ours)
     except ValueError:
         return [different]
-    if not is_close(one, other):
-        return [different]
+    if found := list(_json_differences(one, other)):
+        return found
     same_layout = _without_numbers(theirs) == _without_numbers(ours)
     return [] if same_layout else [replace(different, part="layout")]
 
 
-def is_close(one: Any, other: Any) -> bool:  # noqa: ANN401  # two JSON values
-    """Whether two JSON values are equal, numbers within the tolerance."""
+def _json_differences(one: object, other: object, path: str = "") -> Iterator[Difference]:
+    """One difference per place; numbers may differ by the tolerance."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(is_close(one[key], other[key]) for key in one)
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(is_close, one, other))
-    if isinstance(one, float) and isinstance(other, (int, float)) and not isinstance(other, bool):
-        return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE) or (
-            math.isnan(one) and math.isnan(other)
-        )
-    return type(one) is type(other) and bool(one == other)
+        for key in [*one, *(key for key in other if key not in one)]:
+            yield from _json_differences(
+                one.get(key, _ABSENT), other.get(key, _ABSENT), f"{path}.{key}"
+            )
+    elif isinstance(one, list) and isinstance(other, list):
+        for index, (left, right) in enumerate(zip_longest(one, other, fillvalue=_ABSENT)):
+            yield from _json_differences(left, right, f"{path}.{index}")
+    elif not _is_close(one, other):
+        part = f"body {path.removeprefix('.')}".rstrip()
+        yield Difference(part=part, theirs=_shown(one), ours=_shown(other))
+
+
+def _is_close(one: object, other: object) -> bool:
+    if isinstance(one, float) and type(other) in {int, float}:
+        assert isinstance(other, (int, float))
+        both_nan = math.isnan(one) and math.isnan(other)
+        tolerances = {"rel_tol": RELATIVE_TOLERANCE, "abs_tol": ABSOLUTE_TOLERANCE}
+        return both_nan or math.isclose(one, other, **tolerances)
+    return type(one) is type(other) and one == other
+
+
+def _shown(value: object) -> str:
+    return "absent" if value is _ABSENT else json.dumps(value)
+
+
+def _matches(text: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
 def _without_numbers(body: bytes) -> bytes:

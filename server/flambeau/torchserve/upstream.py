@@ -27,7 +27,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 import httpx
 
@@ -94,8 +94,10 @@ class ConsoleLines:
         return self._ready.wait(timeout_s)
 
     def tail(self) -> str:
-        """The last lines."""
-        return "\n".join(list(self._lines)[-60:])
+        """The last lines, without those that our own questions about models cause."""
+        noise = ("GET /models", "TS_METRICS")
+        lines = [line for line in list(self._lines) if not any(word in line for word in noise)]
+        return "\n".join(lines[-60:])
 
     def _read(self, stream: IO[bytes]) -> None:
         with stream:
@@ -156,7 +158,7 @@ class RunningServer:
                     f"models {waiting} are not ready; the server's last lines:\n"
                     + self.console.tail()
                 )
-            time.sleep(0.1)
+            time.sleep(0.25)
 
     def stop(self) -> None:
         """End it: ask first, then kill all that is left of it."""
@@ -174,15 +176,21 @@ class RunningServer:
             headers["Authorization"] = f"Bearer {self.keys()['management']}"
         with httpx.Client(base_url=self.urls[Port.MANAGEMENT], headers=headers) as client:
             names = [entry["modelName"] for entry in client.get("/models").json()["models"]]
-            versions = [
-                version for name in names for version in client.get(f"/models/{name}/all").json()
-            ]
+            versions = [version for name in names for version in _versions(client, name)]
         return [
             version["modelName"]
             for version in versions
             if sum(worker["status"] == "READY" for worker in version["workers"])
             < version["minWorkers"]
         ]
+
+
+def _versions(client: httpx.Client, name: str) -> list[dict[str, Any]]:
+    answer = client.get(f"/models/{name}/all")
+    if answer.status_code == httpx.codes.NOT_FOUND:  # as TorchServe says on a combined port
+        answer = client.get(f"/models/{name}")
+    answer.raise_for_status()
+    return list(answer.json())
 
 
 @contextmanager

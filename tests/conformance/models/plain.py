@@ -11,7 +11,7 @@ def handle(data: list[Any] | None, context: Context) -> list[str] | None:
     if data is None:  # the call at loading
         return None
     model = context.manifest["model"]
-    return [f"{model['modelName']} {model['modelVersion']}"] * len(data)
+    return [f"{model.get('modelName')} {model.get('modelVersion')}"] * len(data)
 
 
 def other_entry(data: list[Any] | None, context: Context) -> list[str] | None:

@@ -28,10 +28,14 @@ _PLAIN = "/predictions/instances"
 _ENVELOPES = (
     Scenario(
         name="envelope_body",
-        archives=("instances",),
-        models=("instances.mar",),
+        archives=("instances", "eager", "scripted"),
+        models=("instances.mar", "eager.mar", "scripted.mar"),
         properties={"service_envelope": "body"},
         requests=(
+            ask("eager network", "/predictions/eager", [1.0, 2.0]),
+            ask("TorchScript network", "/predictions/scripted", [1.0, 2.0]),
+            ask("numbers that are none", "/predictions/scripted", ["a"]),
+            ask("input of a wrong shape", "/predictions/scripted", [1.0, 2.0, 3.0]),
             ask("JSON", _PLAIN, {"a": 1}),
             infer("bytes", _PLAIN, b"\x00\xff"),
             infer("text", _PLAIN, "abc", headers=_TEXT),
@@ -242,6 +246,8 @@ def _on_one_port() -> tuple[Request, ...]:
         infer("ping", "/ping", method="GET"),
         infer("list", "/models", method="GET"),
         infer("describe", "/models/plain", method="GET"),
+        infer("describe a version", "/models/plain/1.0", method="GET"),
+        infer("describe all", "/models/plain/all", method="GET"),
         infer("register", "/models?url=stored.mar&initial_workers=1"),
         infer("invocations", "/invocations", b"x"),
         infer("invoke", "/models/plain/invoke", b"x"),
@@ -265,16 +271,15 @@ _COMBINED = Scenario(
 
 _LIMITS = Scenario(
     name="limits",
-    archives=("behaviours", "inputs", "no_handler", "plain", "streaming"),
+    archives=("inputs", "no_handler"),
     outside=("plain", "stored"),
-    models=("behaviours.mar", "inputs.mar", "no_handler.mar", "streaming.mar"),
+    models=("inputs.mar", "no_handler.mar"),
     properties={
         "max_request_size": "2000",
         "max_response_size": "3000",
         "cors_allowed_origin": "https://example.org",
         "cors_allowed_methods": "GET, POST",
         "cors_allowed_headers": "X-Custom",
-        "blacklist_env_vars": "SECRET_.*|OTHER_SECRET",
         "decode_input_request": "false",
         "default_service_handler": "plain.py:handle",
         "allowed_urls": "file:///nothing/.*,http://127.0.0.1:[0-9]+/plain.mar",
@@ -283,9 +288,10 @@ _LIMITS = Scenario(
         "default_startup_timeout": "44",
         "job_queue_size": "7",
     },
-    environment={"SECRET_KEY": "a", "OTHER_SECRET": "b", "OTHER_SECRET_NOT": "c", "OPEN": "d"},
     requests=(
-        infer("request of the largest size", "/predictions/inputs", b"x" * 1999),
+        infer("request of many bytes", "/predictions/inputs", b"x" * 1300),
+        infer("answer too large", "/predictions/inputs", b"x" * 1990),
+        infer("after the large answer", "/predictions/inputs", b"x", until=200),
         infer("request too large", "/predictions/inputs", b"x" * 2100),
         infer("request far too large", "/predictions/inputs", b"x" * 60000),
         infer("after the large request", "/predictions/inputs", b"x"),
@@ -297,8 +303,6 @@ _LIMITS = Scenario(
         infer("preflight", "/predictions/inputs", method="OPTIONS", view="openapi",
               headers=(("Origin", "https://example.org"),
                        ("Access-Control-Request-Method", "POST"))),
-        infer("stream with headers of CORS", "/predictions/streaming", b'{"parts": 2}',
-              headers=JSON_TYPE),
         manage("list", "GET", "/models"),
         manage("describe", "GET", "/models/inputs"),
         manage("register an allowed url", "POST", "/models?url=<<files_url>>/plain.mar&model_name=fetched"),
@@ -366,7 +370,7 @@ _STARTUP = (
     ),
     Scenario(
         name="startup_all",
-        archives=("plain", "plain_v2", "stored", "tarred", "unpacked", "no_manifest", "no_zip"),
+        archives=("plain", "stored", "tarred", "unpacked"),
         models=("all",),
         requests=(
             manage("list", "GET", "/models"),
