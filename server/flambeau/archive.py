@@ -31,6 +31,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip file can tell
 _TEXT_SUFFIXES = frozenset({".csv", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"})
 _MAX_DEFLATED_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 64 << 20
+_LINKED_BYTES = 64 << 20
 _READING = UnpackLimits(max_total_bytes=1 << 62)  # what is not unpacked takes no room
 
 
@@ -123,9 +124,12 @@ def unpack(path: Path, into: Path, *, limits: UnpackLimits | None = None) -> Man
     """Unpack an archive file, or copy an archive directory, all or nothing.
 
     All names, modes and promised sizes are checked first; then the files are written to a hidden
-    directory beside `into` while their real bytes are counted; then that directory is renamed. A
-    directory is copied rather than used in place, so that nobody changes a model that is being
-    served. Directories get mode 0755 and files 0644, whatever the archive says.
+    directory beside `into` while their real bytes are counted; then that directory is renamed.
+    Directories get mode 0755 and files 0644, whatever the archive says.
+
+    A directory is copied rather than used in place, so that nobody changes a model that is being
+    served. Its files of 64 MiB and more are linked instead: weights may fill the disk once, not
+    twice, so whoever replaces them writes a new file.
 
     Args:
         path: The archive.
@@ -140,7 +144,7 @@ def unpack(path: Path, into: Path, *, limits: UnpackLimits | None = None) -> Man
     """
     with opened(path, limits or UnpackLimits()) as content:
         manifest = _manifest(content)
-        needed_bytes = sum(item.size_bytes for item in content)
+        needed_bytes = sum(item.size_bytes for item in content if not _is_linked(item))
         free_bytes = shutil.disk_usage(into.parent).free
         if needed_bytes > free_bytes:
             raise ArchiveError(
@@ -192,13 +196,19 @@ def _read(content: list[Item], name: str) -> bytes | None:
     return b"".join(item.pieces())
 
 
+def _is_linked(item: Item) -> bool:
+    return item.source is not None and item.size_bytes >= _LINKED_BYTES
+
+
 def _write_tree(content: list[Item], root: Path) -> None:
     root.chmod(0o755)
     for item in content:
         path = root / item.name
         directory = path if item.is_dir else path.parent
         directory.mkdir(parents=True, exist_ok=True)
-        if not item.is_dir:
+        if item.source is not None and _is_linked(item):
+            path.symlink_to(item.source.resolve())
+        elif not item.is_dir:
             with path.open("xb") as file:
                 file.writelines(item.pieces())
             path.chmod(0o644)

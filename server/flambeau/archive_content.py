@@ -25,12 +25,21 @@ _PIECE_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One file or directory of an archive of any format; `pieces` reads it from the start."""
+    """One file or directory of an archive of any format.
+
+    Attributes:
+        name: Relative, `/` between parts, none at the end.
+        is_dir: Whether it is a directory.
+        size_bytes: How many bytes it has.
+        pieces: Reads it from the start.
+        source: The file itself, in a directory; None in an archive file.
+    """
 
     name: str
     is_dir: bool
     size_bytes: int
     pieces: Callable[[], Iterator[bytes]]
+    source: Path | None = None
 
 
 @contextmanager
@@ -99,7 +108,8 @@ def _items_of_directory(root: Path, limits: UnpackLimits) -> list[Item]:
                     f"entry {name!r} is a link or special file; put a regular file in its place"
                 )
             size = 0 if is_dir else status.st_size
-            items.append(Item(name, is_dir, size, partial(_pieces_of_file, source, name, size)))
+            pieces = partial(_pieces_of_file, source, name, size)
+            items.append(Item(name, is_dir, size, pieces, source))
             if is_dir:
                 pending.append(path)
     check_names([(item.name, item.is_dir) for item in items], limits=limits)

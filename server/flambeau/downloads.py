@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import httpx
 
@@ -86,6 +86,17 @@ class Downloads:
         except (OSError, ValueError, ConfigError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise DownloadFailed(f"Failed to download archive from: {url}") from error
         return target
+
+    def directory(self, path: str) -> Path | None:
+        """The directory that a path outside the store names, if its `file://` address is allowed.
+
+        TorchServe serves any directory of the machine in this way, whatever `allowed_urls` says.
+        """
+        if ".." in path or not os.path.isdir(path):  # noqa: PTH112  # Path's raises for odd names
+            return None
+        found = Path(path).resolve()
+        url = f"file://{quote(str(found))}"
+        return found if any(pattern.fullmatch(url) for pattern in self._allowed) else None
 
     def stop(self) -> None:
         """Give up what is being fetched, and all that comes."""

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flambeau.downloads import Downloads
-from flambeau.errors import ArchiveError
+from flambeau.errors import ArchiveError, ModelNotFound
 from flambeau.manifest import Manifest
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
@@ -75,7 +75,8 @@ class PackageLoader:
         """Fetch and unpack an archive, read what its author wishes for, install what it needs.
 
         Args:
-            url: An entry of the model store, or an address that is allowed.
+            url: An entry of the model store, an address that is allowed, or a directory whose
+                `file://` address is.
             handler: Overrides the manifest's handler.
             model: Overrides the manifest's name.
             s3_sse_kms: Sign the request as S3 asks for objects encrypted with a KMS key.
@@ -118,7 +119,7 @@ class PackageLoader:
 
     def _load(self, wanted: _Wanted) -> tuple[Package, ModelSettings]:
         if not has_scheme(wanted.url):
-            return self._open(self._store.find(wanted.url), wanted)
+            return self._open(self._found(wanted.url), wanted)
         downloaded = self._downloads.fetch(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
         try:
             package, settings = self._open(downloaded, wanted)
@@ -126,6 +127,15 @@ class PackageLoader:
             downloaded.unlink(missing_ok=True)
             raise
         return replace(package, downloaded=downloaded), settings
+
+    def _found(self, url: str) -> Path:
+        try:
+            return self._store.find(url)
+        except ModelNotFound:
+            directory = self._downloads.directory(url)
+            if directory is None:
+                raise
+            return directory
 
     def _open(self, archive: Path, wanted: _Wanted) -> tuple[Package, ModelSettings]:
         unpacked = self._store.unpack(archive)

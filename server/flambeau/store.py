@@ -112,19 +112,20 @@ class ModelStore:
         Does nothing when the store has it already under that name, with the same content.
 
         Args:
-            path: A zip archive.
-            name: Its name in the store, ending in `.mar`; None keeps the file's own.
+            path: An archive file.
+            name: Its name in the store, ending in `.mar`, `.tar.gz` or `.model`; None keeps the
+                file's own.
             overwrite: Replace other content under that name.
 
         Returns:
             The archive's path in the store.
 
         Raises:
-            ArchiveError: The name is not a plain `.mar` name, the file cannot be read, or the store
-                has other content under the name.
+            ArchiveError: The name is not a plain one of these, the file cannot be read, or the
+                store has other content under the name.
         """
         name = path.name if name is None else name
-        if Path(name).name != name or name.startswith(".") or not name.endswith(ARCHIVE_SUFFIX):
+        if Path(name).name != name or name.startswith(".") or not name.endswith(_LISTED_SUFFIXES):
             raise ArchiveError(f"{name!r} is no name for an archive; use one like 'digits.mar'")
         target = self.directory / name
         if target.exists():

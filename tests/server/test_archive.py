@@ -192,6 +192,18 @@ def test_a_volume_that_kubernetes_mounts_is_copied_as_it_looks(tmp_path: Path) -
     assert {k: v[1] for k, v in tree(tmp_path / "copy").items()} == {"handler.py": b"x = 1"}
 
 
+def test_large_weights_of_a_directory_are_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "handler.py").write_text("x = 1")
+    with (tmp_path / "model" / "model.pt").open("wb") as file:
+        file.truncate(64 << 20)
+    unpack(tmp_path / "model", tmp_path / "copy")
+    assert (tmp_path / "copy" / "model.pt").samefile(tmp_path / "model" / "model.pt")
+    assert not (tmp_path / "copy" / "handler.py").is_symlink()
+    shutil.rmtree(tmp_path / "copy")
+    assert (tmp_path / "model" / "model.pt").is_file()
+
+
 def test_a_directory_that_holds_one_directory_only_stands_for_it(tmp_path: Path) -> None:
     inner = tmp_path / "store" / "model"
     (inner / "MAR-INF").mkdir(parents=True)

@@ -25,7 +25,15 @@ def test_the_whole_document_is_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"[1, 2]", b"a: [", b"!!python/object:os.system {}", b"\xff\xfe\x00\xd8"]
+    "text",
+    [
+        b"[1, 2]",
+        b"a: [",
+        b"!!python/object:os.system {}",
+        b"\xff\xfe\x00\xd8",
+        b"a: " + b"[" * 5000,
+        b"a: 2026-99-99",
+    ],
 )
 def test_a_yaml_that_is_no_mapping_of_plain_values_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "model-config.yaml").write_bytes(text)
@@ -35,4 +43,10 @@ def test_a_yaml_that_is_no_mapping_of_plain_values_is_refused(tmp_path: Path, te
 
 def test_a_missing_yaml_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"'model-config\.yaml', which is not in the archive"):
+        read_model_yaml(tmp_path, "model-config.yaml")
+
+
+def test_a_yaml_of_a_model_is_small(tmp_path: Path) -> None:
+    (tmp_path / "model-config.yaml").write_text("#" * (1 << 20) + "\na: 1\n")
+    with pytest.raises(ArchiveError, match=r"model-config\.yaml has 1048582 bytes"):
         read_model_yaml(tmp_path, "model-config.yaml")

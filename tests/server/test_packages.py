@@ -115,6 +115,25 @@ def test_other_places_are_not_read(world: World, tmp_path: Path) -> None:
             world.load(url)
 
 
+def test_a_directory_elsewhere_is_served_where_its_address_is_allowed(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = world.outside / "my model"
+    (directory / "MAR-INF").mkdir(parents=True)
+    (directory / "MAR-INF" / "MANIFEST.json").write_text(MANIFEST.to_json())
+    (directory / "handler.py").write_text("x = 1")
+    (world.outside / "secret").symlink_to(tmp_path)
+    monkeypatch.chdir(world.outside)
+    for url in (str(directory), "my model", "./my model/"):
+        package, _ = world.load(url)
+        assert (package.url, package.manifest, package.downloaded) == (url, MANIFEST, None)
+        asyncio.run(world.loader.discard(package))
+    assert (directory / "handler.py").is_file()
+    for url in ("secret", "/etc", "../outside/my model", "my model\0", "d" * 9999, "\udcff"):
+        with pytest.raises(ModelNotFound):
+            world.load(url)
+
+
 # archives that say little about themselves
 
 

@@ -144,7 +144,8 @@ def test_an_absolute_path_into_the_store_is_not_found(store: ModelStore) -> None
 def test_an_added_archive_is_found(store: ModelStore, tmp_path: Path) -> None:
     source = make_archive(tmp_path / "new.mar", weights=b"new")
     assert store.add(source) == store.find("new.mar")
-    assert store.add(source, name="other.mar") == store.find("other.mar")
+    for name in ("other.mar", "other.tar.gz", "other.model"):
+        assert store.add(source, name=name) == store.find(name)
     assert digest(store.find("other.mar")) == digest(source)
     assert [p.name for p in store.directory.iterdir() if p.name.endswith(".part")] == []
 
