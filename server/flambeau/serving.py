@@ -203,10 +203,12 @@ async def _drain(
     return given_up
 
 
-def _routers(parts: ServerParts, tokens: Tokens | None) -> dict[Audience, list[APIRouter]]:
-    """What each audience is offered."""
+def routers_of(
+    parts: ServerParts, tokens: Tokens | None, beside: Sequence[Service]
+) -> dict[Audience, list[APIRouter]]:
+    """What each audience is offered, by the server and by its services."""
     max_bytes = parts.config.max_request_bytes
-    return {
+    offered = {
         Audience.INFERENCE: [
             InferenceAPI(parts.registry, max_request_bytes=max_bytes).router(),
             *(
@@ -221,16 +223,17 @@ def _routers(parts: ServerParts, tokens: Tokens | None) -> dict[Audience, list[A
         ],
         Audience.METRICS: [_metrics_router(parts.metrics)],
     }
+    for service in beside:
+        for audience, router in service.routers().items():
+            offered[audience].append(router)
+    return offered
 
 
 def _listeners(
     parts: ServerParts, tokens: Tokens | None, beside: Sequence[Service]
 ) -> Iterator[AbstractContextManager[Listener]]:
     """One listener for each address, those of predictions first."""
-    config, routers = parts.config, _routers(parts, tokens)
-    for service in beside:
-        for audience, router in service.routers().items():
-            routers[audience].append(router)
+    config, routers = parts.config, routers_of(parts, tokens, beside)
     groups = list(_listening(config))
     tls = tls_context(config) if any(address.tls for address, _ in groups) else None
     for address, audiences in groups:

@@ -22,7 +22,7 @@ from flambeau.torchserve.workflows.run import run_workflow
 from flambeau.torchserve.workflows.table import Workflow, WorkflowTable
 from flambeau.torchserve.workflows.war import WarStore
 
-_METHODS = ["GET", "POST", "PUT"]
+_METHODS = ["GET", "PUT", "PATCH", "DELETE"]  # TorchServe takes any
 _PAGE = 100
 
 
@@ -49,9 +49,9 @@ class Workflows(Service):
         ):
             management.add_api_route(path, endpoint, methods=[method], operation_id=operation_id)
         inference = APIRouter(route_class=InferenceRoute)
-        inference.add_api_route(
-            "/wfpredict/{workflow_name}", self.predict, methods=_METHODS, operation_id="wfpredict"
-        )
+        path = "/wfpredict/{workflow_name}"
+        inference.add_api_route(path, self.predict, methods=["POST"], operation_id="wfpredict")
+        inference.add_api_route(path, self.predict, methods=_METHODS, include_in_schema=False)
         return {Audience.MANAGEMENT: management, Audience.INFERENCE: inference}
 
     async def register(self, request: Request) -> Response:
