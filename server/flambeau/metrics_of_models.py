@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeAlias
 
 from flambeau.config import MetricsMode
@@ -19,7 +20,7 @@ from flambeau.handler_metric import UNIT_WORDS
 from flambeau.messages import MetricKind, MetricSample, MetricSpec
 from flambeau.metrics_board import Clock, log_line
 from flambeau.metrics_config import HOSTNAME, OUR_PREFIXES, series_names
-from flambeau.metrics_series import Family, Labels
+from flambeau.metrics_series import Family, Labels, Series
 
 _log = logging.getLogger(__name__)
 model_log: Final = logging.getLogger("flambeau.metrics.model")
@@ -35,6 +36,8 @@ _UNFIT_IN_LABELS: Final = re.compile(r"[^a-zA-Z0-9_]")
 
 # told about values that got no series of their own: the model, and why
 Dropped: TypeAlias = Callable[[str, str], None]
+# takes milliseconds, and the batch's requests, separated by commas
+RecordTime: TypeAlias = Callable[[float, str], None]
 
 
 class ModelMetricsBoard:
@@ -73,6 +76,7 @@ class ModelMetricsBoard:
         self._taken = set(taken)
         self._num_names: Counter[str] = Counter()  # by model, beside those listed
         self._num_series: Counter[tuple[str, str]] = Counter()  # by name and model
+        self._times: dict[tuple[str, str], Series] = {}  # by model and name, to record at once
         self._warned: set[tuple[str, str, str]] = set()
         for spec in specs:
             self._add(spec)
@@ -92,30 +96,47 @@ class ModelMetricsBoard:
             else:
                 self._write(family.spec, labels, sample)
 
-    def record_times(
-        self, model: str, names: Iterable[str], value_ms: float, *, request_ids: str
-    ) -> None:
-        """Record times of the server's own measuring, under the listed labels.
+    def bind_time(self, model: str, name: str) -> RecordTime:
+        """Where a time goes that the server measures for a model's handler.
 
         Args:
-            model: Whose handler it was.
-            names: Those of TorchServe's times that the value is for.
-            value_ms: Milliseconds.
-            request_ids: The batch's requests, separated by commas.
+            model: Whose handler it is.
+            name: One of TorchServe's metrics, in milliseconds.
         """
         own = {"ModelName": model, "Level": "Model"}
-        for name in names:
-            labels = self._families[name].spec.dimensions if name in self._listed else list(own)
-            if (name in self._listed or self._auto_detect) and own.keys() >= set(labels):
-                sample = MetricSample(
-                    name=name,
-                    unit="ms",
-                    kind=MetricKind.GAUGE,
-                    value=round(value_ms, 3),
-                    dimensions=[(label, own[label]) for label in labels],
-                    request_ids=request_ids,
-                )
-                self.record(model, [sample])
+        if name not in self._listed and not self._auto_detect:
+            return _nowhere
+        labels = self._families[name].spec.dimensions if name in self._listed else list(own)
+        if not own.keys() >= set(labels):
+            return _nowhere
+        return partial(self._record_time, model, name, [(label, own[label]) for label in labels])
+
+    def _record_time(
+        self,
+        model: str,
+        name: str,
+        dimensions: list[tuple[str, str]],
+        value_ms: float,
+        request_ids: str,
+    ) -> None:
+        value = round(value_ms, 3)
+        series = self._times.get((model, name))
+        if series is not None:
+            series.record(value)
+            return
+        sample = MetricSample(
+            name=name,
+            unit="ms",
+            kind=MetricKind.GAUGE,
+            value=value,
+            dimensions=dimensions,
+            request_ids=request_ids,
+        )
+        self.record(model, [sample])
+        if self._on_page and (family := self._families.get(name)) is not None:
+            labels = (*dimensions, (HOSTNAME, self._hostname))
+            if family.has(labels):
+                self._times[model, name] = family.labelled(labels)
 
     def render(self, names: Collection[str]) -> str:
         """The page's lines; with `names`, only samples of these names."""
@@ -227,3 +248,7 @@ def _fit_label(name: str) -> str:
     """Two underscores in front are Prometheus' own."""
     fit = _UNFIT_IN_LABELS.sub("_", name)[:_MAX_CHARS].lstrip("_")
     return fit if fit and not fit[0].isdigit() else f"_{fit}"
+
+
+def _nowhere(value_ms: float, request_ids: str) -> None:
+    """The metric is not listed."""

@@ -15,7 +15,6 @@ OUTCOMES: Final = ("ok", "request_error", "overloaded", "worker_error", "cancell
 HOST: Final = "Host"  # TorchServe's dimension `Level`
 _UNNAMED: Final = "default"  # TorchServe's version of requests that name none
 _HANDLER_TIME: Final = "HandlerTime"
-_PREDICTION_TIME: Final = "PredictionTime"
 
 
 class VersionMetrics:
@@ -48,6 +47,8 @@ class VersionMetrics:
         self._restarts = own.worker_restarts.labels(model, version)
         self._named = _RequestRecords(board, model, version)
         self._unnamed = _RequestRecords(board, model, _UNNAMED)
+        self._handler_ms = models.bind_time(model, _HANDLER_TIME)
+        self._prediction_ms = models.bind_time(model, "PredictionTime")
         self._queue_ms = board.bind("QueueTime", HOST)
         self._worker_thread_ms = board.bind("WorkerThreadTime", HOST)
         # changes as workers come up
@@ -66,7 +67,7 @@ class VersionMetrics:
     def request_done(self, *, outcome: str, duration_s: float, version_given: bool = True) -> None:
         """Count one answered request; `outcome` is one of `OUTCOMES`."""
         self._requests[outcome].inc()
-        self._request_s.observe(duration_s)
+        self._request_s.record(duration_s)
         self._records(version_given).latency_us(duration_s * 1e6)
 
     def batch_started(
@@ -83,12 +84,12 @@ class VersionMetrics:
             queue_waits_s: How long each of them that is new to a worker waited.
             versions_given: Whether each of those names the version; all do when it is None.
         """
-        self._batch_size.observe(size)
+        self._batch_size.record(size)
         if not queue_waits_s:  # a batch that goes on
             return
-        self._batch_assembly_s.observe(max(queue_waits_s) - min(queue_waits_s))
+        self._batch_assembly_s.record(max(queue_waits_s) - min(queue_waits_s))
         for place, wait_s in enumerate(queue_waits_s):
-            self._queue_wait_s.observe(wait_s)
+            self._queue_wait_s.record(wait_s)
             named = versions_given is None or versions_given[place]
             self._records(named).queue_us(wait_s * 1e6)
         self._queue_ms(queue_waits_s[-1] * 1e3)
@@ -107,16 +108,15 @@ class VersionMetrics:
             roundtrip_s: From sending the batch to its answer, if it was measured.
             request_ids: Whose requests they were, for the log.
         """
-        self._handler_s.observe(handler_s)
+        self._handler_s.record(handler_s)
         if roundtrip_s is not None:
             overhead_s = max(0.0, roundtrip_s - handler_s)
-            self._ipc_s.observe(overhead_s)
+            self._ipc_s.record(overhead_s)
             self._worker_thread_ms(overhead_s * 1e3)
-        names = (
-            (_PREDICTION_TIME,) if self._handler_tells_time else (_HANDLER_TIME, _PREDICTION_TIME)
-        )
         ids = ",".join(request_ids)
-        self._models.record_times(self._model, names, handler_s * 1e3, request_ids=ids)
+        self._prediction_ms(handler_s * 1e3, ids)
+        if not self._handler_tells_time:
+            self._handler_ms(handler_s * 1e3, ids)
 
     def samples(self, samples: Sequence[MetricSample]) -> None:
         """Take what handlers emitted."""
@@ -126,7 +126,7 @@ class VersionMetrics:
 
     def worker_loaded(self, *, worker_id: str, load_s: float) -> None:
         """Note how long a worker took to load the model."""
-        self._worker_load_s.observe(load_s)
+        self._worker_load_s.record(load_s)
         name = f"W-{worker_id}-{self._model}_{self._version}"
         self._worker_names[name] = None
         self._board.bind("WorkerLoadTime", name, HOST)(load_s * 1e3)

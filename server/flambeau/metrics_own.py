@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
+
+from flambeau.metrics_series import HistogramSeries
 
 # seconds: from a tiny model on a fast machine to a handler's default deadline
 _SECONDS: Final = (
@@ -34,6 +36,30 @@ class VersionGauges:
     workers_by_state: dict[str, int]
 
 
+class Histogram(Collector):
+    """A histogram for each version, which records faster than the library's: no lock, no loop."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self._name = name
+        self._text = text
+        self._bounds = tuple(map(float, bounds))
+        self._series: dict[tuple[str, str], HistogramSeries] = {}
+
+    def labels(self, model: str, version: str) -> HistogramSeries:
+        """The version's series, made when it is new."""
+        return self._series.setdefault((model, version), HistogramSeries(self._bounds))
+
+    def describe(self) -> list[HistogramMetricFamily]:
+        """The family without samples, whose names `name[]` is to find."""
+        return [HistogramMetricFamily(self._name, self._text, labels=_VERSION)]
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        (family,) = self.describe()
+        for labels, series in self._series.items():
+            family.add_metric(labels, list(series.totals()), series.value)
+        yield family
+
+
 class OwnMetrics:
     """Owner of the Prometheus registry."""
 
@@ -43,8 +69,10 @@ class OwnMetrics:
         def counter(name: str, text: str, labels: Sequence[str]) -> Counter:
             return Counter(f"flambeau_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: Sequence[float] = _SECONDS) -> Histogram:
-            return Histogram(f"flambeau_{name}", text, _VERSION, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, bounds: Sequence[float] = _SECONDS) -> Histogram:
+            found = Histogram(f"flambeau_{name}", text, bounds)
+            registry.register(found)
+            return found
 
         self.requests = counter(
             "requests", "Predictions answered, by outcome", (*_VERSION, "outcome")

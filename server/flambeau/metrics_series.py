@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import accumulate
 from typing import Final, TypeAlias
 
@@ -60,25 +60,31 @@ class GaugeSeries(Series):
 class HistogramSeries(Series):
     """How many values were at most so large; `value` is their sum."""
 
-    __slots__ = ("_counts",)
+    __slots__ = ("_bounds", "_counts")
 
-    def __init__(self) -> None:
+    def __init__(self, bounds: Sequence[float] = BUCKETS) -> None:
+        """`bounds` are the largest value of each bucket but the last, rising."""
         super().__init__()
-        self._counts = [0] * (len(BUCKETS) + 1)
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
 
     def record(self, value: float) -> None:
-        self._counts[bisect_left(BUCKETS, value)] += 1
+        self._counts[bisect_left(self._bounds, value)] += 1
         self.value += value
 
+    def totals(self) -> Iterator[tuple[str, int]]:
+        """For each bound as text, the last being `+Inf`, how many values were at most so large."""
+        return zip((*map(repr, self._bounds), "+Inf"), accumulate(self._counts), strict=True)
+
     def samples(self, name: str, labels: str) -> Iterator[tuple[str, str, float]]:
-        totals = list(accumulate(self._counts))
-        for bound, total in zip((*map(repr, BUCKETS), "+Inf"), totals, strict=True):
+        total = 0
+        for bound, total in self.totals():
             yield f"{name}_bucket", f'{labels}le="{bound}",', float(total)
-        yield f"{name}_count", labels, float(totals[-1])
+        yield f"{name}_count", labels, float(total)
         yield f"{name}_sum", labels, self.value
 
 
-_SERIES: Final[dict[MetricKind, type[Series]]] = {
+_SERIES: Final[dict[MetricKind, Callable[[], Series]]] = {
     MetricKind.COUNTER: CounterSeries,
     MetricKind.GAUGE: GaugeSeries,
     MetricKind.HISTOGRAM: HistogramSeries,
