@@ -173,8 +173,11 @@ def _finished(result: object) -> None:
 
 
 def _handler_class(module: ModuleType, attribute: str) -> type:
-    """The only class the module defines; of several the only one with a `handle` method."""
-    defined = classes_defined_in(module)
+    """The only class the module defines; of several the only one with a `handle` method.
+
+    A module that defines none may name one of another module in its `__all__`.
+    """
+    defined = classes_defined_in(module) or _classes_named_in_all(module)
     with_handle = [value for value in defined if callable(getattr(value, "handle", None))]
     for classes in (defined, with_handle):
         if len(classes) == 1:
@@ -185,3 +188,8 @@ def _handler_class(module: ModuleType, attribute: str) -> type:
         f"{attribute!r}; {module.__name__} defines {names}; name one, as in "
         f"{module.__name__}:ClassName"
     )
+
+
+def _classes_named_in_all(module: ModuleType) -> list[type]:
+    found = {getattr(module, name, None) for name in getattr(module, "__all__", ())}
+    return [value for value in found if inspect.isclass(value)]

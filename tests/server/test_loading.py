@@ -98,6 +98,13 @@ def test_imported_classes_do_not_count(tmp_path: Path) -> None:
     assert answer(load(tmp_path, "mine", {"mine.py": text, "base.py": "class Base: ..."}))
 
 
+def test_a_module_may_hand_on_the_handler_of_another(tmp_path: Path) -> None:
+    text = (
+        "from base import *\n__all__ = ['Handler', 'Alias', 'limit']\nAlias, limit = Handler, 3\n"
+    )
+    assert answer(load(tmp_path, "mine", {"mine.py": text, "base.py": CLASS})) == ["mine"]
+
+
 def test_classes_that_cannot_handle_do_not_count(tmp_path: Path) -> None:
     assert answer(load(tmp_path, "mine", {"mine.py": "class Helper: ...\n" + CLASS})) == ["mine"]
 

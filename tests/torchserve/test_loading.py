@@ -16,7 +16,7 @@ import flambeau
 from flambeau.errors import ArchiveError, HandlerFailed
 from flambeau.loading import EntryPoint
 from flambeau.manifest import MANIFEST_PATH
-from flambeau.messages import LoadModel
+from flambeau.messages import InferenceRequest, Input, LoadModel
 from flambeau.torchserve.loading import load_handler
 from flambeau.torchserve.micro_batching import MicroBatching
 from flambeau.torchserve.names_path import NAMES_DIR
@@ -102,6 +102,11 @@ def load(
 
 
 def answer(entry_point: EntryPoint, *bodies: object) -> Any:  # noqa: ANN401  # the handler's
+    """What it answers to a batch of requests with these decoded bodies."""
+    inputs = [Input("body", "application/json", memoryview(b""))]
+    entry_point.context.begin_batch(
+        [InferenceRequest(str(idx), [], inputs) for idx, _ in enumerate(bodies)]
+    )
     return entry_point.call([{"body": body} for body in bodies], entry_point.context)
 
 
@@ -135,6 +140,41 @@ def test_a_file_of_the_archive_does_not_take_the_place_of_ts(tmp_path: Path) -> 
 def test_a_built_in_handler_has_two_names(tmp_path: Path, handler: str) -> None:
     entry_point = load(tmp_path, handler, {"model.py": MODEL}, modelFile="model.py")
     assert type(entry_point.handler).__module__ == "base_handler"
+
+
+@pytest.mark.parametrize("handler", ["densenet_handler", "ts.torch_handler.densenet_handler.py"])
+def test_a_handler_that_only_ts_has_is_found_there(tmp_path: Path, handler: str) -> None:
+    entry_point = load(tmp_path, handler, {"model.py": MODEL}, modelFile="model.py")
+    assert type(entry_point.handler).__name__ == "DenseNetHandler"
+
+
+def test_a_file_of_the_archive_comes_before_a_handler_of_ts(tmp_path: Path) -> None:
+    files = {"densenet_handler.py": SUBCLASS}
+    assert answer(load(tmp_path, "densenet_handler", files), 3) == [6]
+
+
+def test_a_name_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="handler 'nobody' is neither a file of the archive"):
+        load(tmp_path, "nobody", {})
+
+
+@pytest.mark.parametrize(
+    ("envelope", "body", "expected"),
+    [
+        ("kserve", {"instances": [[1.0, 2.0], [3.0]]}, {"predictions": [[2.0, 4.0], [6.0]]}),
+        ("kserve", {"instances": [{"data": [1.0]}]}, {"predictions": [[2.0]]}),
+        ("json", {"instances": [[1.0]]}, '{"predictions": [[2.0]]}'),
+        ("body", [1.0], [2.0]),
+    ],
+)
+def test_built_in_handlers_take_what_envelopes_hand_over(
+    tmp_path: Path, envelope: str, body: object, expected: object
+) -> None:
+    files = {"model.py": MODEL}
+    entry_point = load(
+        tmp_path, "base_handler", files, service_envelope=envelope, modelFile="model.py"
+    )
+    assert answer(entry_point, body) == [expected]
 
 
 def test_a_missing_dependency_is_named(tmp_path: Path) -> None:

@@ -7,15 +7,18 @@ is heeded.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from flambeau import loading
 from flambeau.errors import ArchiveError, HandlerFailed
 from flambeau.handler import BaseHandler
 from flambeau.loading import EntryPoint, builtin_dir, find_module
+from flambeau.sample_handler import SampleHandler
 from flambeau.torchserve.envelopes import envelope_class
 from flambeau.torchserve.micro_batching import MicroBatching
 from flambeau.torchserve.names_path import use_names
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
     from flambeau.context import Context
     from flambeau.messages import LoadModel
+
+    Call: TypeAlias = Callable[[list[Any], Context], Any]
 
 _BUILTIN_PACKAGE: Final = "ts.torch_handler."
 _ERROR_MODULE: Final = "ts.utils.util"
@@ -47,7 +52,10 @@ def load_handler(load: LoadModel) -> EntryPoint:
     model = entry_point.context.manifest.get("model", {})
     envelope = load.service_envelope or model.get("envelope")
     if envelope:
-        wrapped = envelope_class(envelope)(entry_point.call)
+        inner = entry_point.call
+        if isinstance(entry_point.handler, SampleHandler):
+            inner = _with_names(inner)
+        wrapped = envelope_class(envelope)(inner)
         entry_point = replace(entry_point, call=wrapped.handle)
     if (foreign := _foreign_error()) is not None:
         call = _translating(entry_point.call, foreign, is_async=entry_point.is_async)
@@ -56,11 +64,25 @@ def load_handler(load: LoadModel) -> EntryPoint:
 
 
 def _find_module(name: str, *, model_dir: Path) -> ModuleType:
-    """As `find_module`; TorchServe's dotted names of built-in handlers mean ours."""
-    builtin = name.removeprefix(_BUILTIN_PACKAGE)
-    if builtin != name and (builtin_dir() / f"{builtin}.py").is_file():
-        name = builtin
+    """As `find_module`, and at last in `ts.torch_handler`.
+
+    Dotted names of handlers that are built into Flambeau mean those.
+    """
+    short = name.removesuffix(".py").removeprefix(_BUILTIN_PACKAGE)
+    is_dotted = name.startswith(_BUILTIN_PACKAGE)
+    if (builtin_dir() / f"{short}.py").is_file():
+        return find_module(short if is_dotted else name, model_dir=model_dir)
+    is_elsewhere = (model_dir / f"{short}.py").is_file() or _is_module(short)
+    if (is_dotted or not is_elsewhere) and _is_module(f"{_BUILTIN_PACKAGE}{short}"):
+        return importlib.import_module(f"{_BUILTIN_PACKAGE}{short}")
     return find_module(name, model_dir=model_dir)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):  # of a part of its name, or no name at all
+        return False
 
 
 def _in_micro_batches(entry_point: EntryPoint) -> EntryPoint:
@@ -87,15 +109,22 @@ def _in_micro_batches(entry_point: EntryPoint) -> EntryPoint:
             )
 
 
+def _with_names(call: Call) -> Call:
+    """For built-in handlers, which read named inputs: a sample without a name is the `body`."""
+
+    def answer(rows: list[Any], context: Context) -> Any:  # noqa: ANN401  # as `call`
+        return call([row if isinstance(row, dict) else {"body": row} for row in rows], context)
+
+    return answer
+
+
 def _foreign_error() -> type[Exception] | None:
     """TorchServe's own PredictionException, where its package is used instead of our names."""
     found = getattr(sys.modules.get(_ERROR_MODULE), "PredictionException", None)
     return None if found is None or issubclass(found, HandlerFailed) else found
 
 
-def _translating(
-    call: Callable[[list[Any], Context], Any], foreign: type[Exception], *, is_async: bool
-) -> Callable[[list[Any], Context], Any]:
+def _translating(call: Call, foreign: type[Exception], *, is_async: bool) -> Call:
     """The same call, raising our error where TorchServe's is raised."""
 
     @contextmanager
