@@ -257,6 +257,7 @@ def running_server(
         assert code == server.expected_exit_code, server.stderr.wait_closed()
         wait_until(lambda: not server.processes(), what="no process is left", timeout_s=2)
         for line in server.stderr.wait_closed():
+            assert line.startswith("{"), server.stderr.so_far()
             assert {"time", "level", "message"} <= json.loads(line).keys(), line
 
 

@@ -210,6 +210,41 @@ def test_python_types_decide_how_an_answer_is_sent(server: Server) -> None:
     assert document.headers["content-type"] == "application/json"
 
 
+FORMS = {
+    "/predictions/echo/2.0/some/where": {"url_path": "some/where", "explain": "False"},
+    "/explanations/echo": {"url_path": "", "explain": "True"},
+    "/explanations/echo/1.0": {"url_path": "", "explain": "True"},
+    "/v1/models/echo:predict": {"url_path": "", "explain": "False"},
+    "/v1/models/echo:explain": {"url_path": "", "explain": "True"},
+    "/v2/models/echo/infer": {"url_path": "", "explain": "False"},
+    "/v2/models/echo/explain": {"url_path": "", "explain": "True"},
+    "/invocations?model_name=echo": {"url_path": "", "explain": "False"},
+    "/models/echo/invoke": {"url_path": "", "explain": "False"},
+    "/echo/predict": {"url_path": "", "explain": "False"},
+    "/echo/1.0/predict": {"url_path": "", "explain": "False"},
+    "/predictions/echo/": {"url_path": "", "explain": "False"},
+}
+
+
+@pytest.mark.parametrize("path", FORMS)
+def test_every_form_of_the_path_reaches_the_model(server: Server, path: str) -> None:
+    response = server.inference.post(path, json={"a": 1})
+    assert response.status_code == 200, response.text
+    told = response.json()
+    assert {name: told["headers"][name] for name in ("url_path", "explain")} == FORMS[path]
+    assert response.headers["x-model-version"] == ("2.0" if "2.0" in path else "1.0")
+
+
+def test_the_oldest_forms_take_the_query_as_input(server: Server) -> None:
+    told = server.inference.post("/echo/predict?size=3", json={"a": 1}).json()
+    assert set(told["inputs"]) == {"size", "body"}
+    named = server.inference.post("/invocations", data={"model_name": "echo", "x": "1"}).json()
+    assert set(named["inputs"]) == {"model_name", "x"}
+    unnamed = server.inference.post("/invocations", json={})
+    assert unnamed.status_code == 400
+    assert unnamed.json()["message"] == "Parameter model_name is required."
+
+
 def test_the_root_describes_the_api(server: Server) -> None:
     for client in (server.inference, server.management, server.metrics):
         document = client.options("/").json()
@@ -224,7 +259,11 @@ def test_a_model_describes_its_own_route(server: Server) -> None:
     exact = server.inference.options("/predictions/echo/2.0")
     unknown = server.inference.options("/predictions/echo/3.0")
     assert document["info"]["title"] == "RESTful API for: echo"
-    assert list(document["paths"]) == ["/prediction/echo"]
+    assert list(document["paths"]) == [
+        "/prediction/echo",
+        "/v1/models/echo:predict",
+        "/v2/models/echo/infer",
+    ]
     assert (exact.status_code, unknown.status_code) == (200, 404)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Generator
+from functools import partial
 
 import httpx
 import pytest
@@ -167,6 +168,6 @@ def test_continuous_requests_stream_until_their_criterion_stops_them(server: Ser
             "/predictions/steps", content=str(count), headers={"content-type": "text/plain"}
         ).text
 
-    answers = [server.in_thread(lambda count=count: steps(count)) for count in (1, 3, 50, 2)]
+    answers = [server.in_thread(partial(steps, count)) for count in (1, 3, 50, 2)]
     expected = ["".join(f"{left} " for left in reversed(range(count))) for count in (1, 3, 50, 2)]
     assert [answer.result(60) for answer in answers] == expected

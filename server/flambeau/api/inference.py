@@ -143,9 +143,9 @@ class InferenceAPI:
             model = startup[0].model
         return await self._run(request, Call(model=model, query_is_input=True), inputs)
 
-    async def describe_routes(self, model_name: str) -> Response:
+    async def describe_routes(self, model_name: str, model_version: str | None = None) -> Response:
         """One model's OpenAPI document."""
-        self._registry.resolve(model_name)
+        self._registry.resolve(model_name, model_version)
         return PrettyJSON(describe_model(model_name))
 
     async def _answer(self, request: Request, call: Call) -> Response:
