@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from flambeau.config import ServeConfig
+from flambeau.config import OVER_YAML, ServeConfig
 from flambeau.devices import count_cpus
 from flambeau.errors import FlambeauError
+from flambeau.model_version import Package
 from flambeau.packages import PackageLoader
 from flambeau.registry import Registration, Registry
 
@@ -39,7 +42,12 @@ async def _load(
 ) -> None:
     try:
         package, settings = await packages.load(url, model=name, name_from_file=True)
-        if settings.min_workers == 0:
+        wishes = _wishes(config, name or package.manifest.model_name, package)
+        if wishes.get(OVER_YAML) is True:
+            settings = settings.with_yaml(wishes)
+        if wishes.get("minWorkers") == 0:
+            settings = settings.with_workers(0)
+        elif settings.min_workers == 0:
             settings = settings.with_workers(workers)
         package = replace(package, at_startup=True)
         version = registry.register(Registration(package=package, settings=settings, model=name))
@@ -47,6 +55,10 @@ async def _load(
         registry.note_startup_failure(url, str(error))
         _log.error("%s is not served: %s", url, error)
         return
-    wishes = config.model_settings.get(version.model, {}).get(version.version, {})
     if wishes.get("defaultVersion") is True:
         registry.choose_default(version)
+
+
+def _wishes(config: ServeConfig, model: str | None, package: Package) -> Mapping[str, Any]:
+    """What the configuration says of this version."""
+    return config.model_settings.get(model or "", {}).get(package.manifest.model_version, {})

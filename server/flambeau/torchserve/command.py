@@ -21,6 +21,7 @@ from flambeau.torchserve.pid_file import PidFile, is_server
 from flambeau.torchserve.places import Places
 from flambeau.torchserve.properties import read_properties
 from flambeau.torchserve.settings import Settings, settings_of
+from flambeau.torchserve.snapshot_files import check_archives
 
 VERSION = "0.12.0"  # of the TorchServe whose behaviour this is
 _STOP_TIMEOUT_S = 60.0
@@ -60,7 +61,7 @@ def _start(command_line: CommandLine, arguments: Sequence[str], pid_file: PidFil
     places = Places.of(os.environ)
     settings = _checked(command_line, places)
     if command_line.foreground:
-        return _serve(settings, places, pid_file)
+        return _serve(settings, places, pid_file, snapshots=command_line.snapshots)
     server = subprocess.Popen(
         [sys.executable, "-m", "flambeau.torchserve", *arguments, "--foreground"],
         stdin=subprocess.DEVNULL,
@@ -71,12 +72,12 @@ def _start(command_line: CommandLine, arguments: Sequence[str], pid_file: PidFil
     return 0
 
 
-def _serve(settings: Settings, places: Places, pid_file: PidFile) -> int:
+def _serve(settings: Settings, places: Places, pid_file: PidFile, *, snapshots: bool) -> int:
     from flambeau.torchserve.server import run  # noqa: PLC0415  # brings the whole server in
 
     pid_file.write(os.getpid())
     try:
-        return run(settings, places)
+        return run(settings, places, snapshots=snapshots)
     finally:
         pid_file.remove(os.getpid())
 
@@ -104,7 +105,10 @@ def _checked(command_line: CommandLine, places: Places) -> Settings:
         directory = properties.values.get(key)
         if directory and not Path(directory).is_dir():
             raise _RefusedError(f"--{key.replace('_', '-')} directory not found: {directory}")
-    return settings_of(properties)
+    settings = settings_of(properties)
+    if "model_snapshot" in properties.values:
+        check_archives(settings.serve.models, settings.serve.model_store)
+    return settings
 
 
 def _stop(pid_file: PidFile) -> int:

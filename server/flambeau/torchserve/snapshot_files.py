@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import Enum
 from pathlib import Path
 
+from flambeau.errors import ConfigError
+
 _NAME = re.compile(r"\d{17}-(startup|snapshot|shutdown)\.cfg")
 
 
@@ -35,3 +37,18 @@ def newest_snapshot(log_dir: Path) -> Path | None:
     except OSError:
         return None
     return max(names, key=lambda path: path.name, default=None)
+
+
+def check_archives(models: tuple[str, ...], model_store: Path) -> None:
+    """Refuse a start from a snapshot whose archives have gone.
+
+    Raises:
+        ConfigError: One is not in the store.
+    """
+    for model in models:
+        name, _, archive = model.partition("=")
+        if "://" not in archive and not (model_store / archive).exists():
+            raise ConfigError(
+                f"the snapshot serves {name} from {archive}, which is not in {model_store}; put "
+                "it back, or start with --ncs"
+            )
