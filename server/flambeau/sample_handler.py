@@ -104,8 +104,12 @@ class SampleHandler(BaseHandler):
         """Samples that share a call to what `inference` takes: stacked, with the batch first."""
         return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
 
-    def _answer(self, data: Sequence[Row]) -> list[Any]:
+    def handle(self, data: Sequence[Row], context: Context) -> list[Any]:
         """Answer one batch; samples that can share one call of the model do."""
+        return super().handle(data, context)
+
+    def _answer(self, data: Sequence[Row]) -> list[Any]:
+        """As `BaseHandler`, but with as many calls of the model as the samples need."""
         if self._is_describe():
             return [self.describe_handle()]
         with self._step("preprocess"):

@@ -54,9 +54,12 @@ def part(body: bytes | str, content_type: str | None = None, *, name: str = "bod
     return Input(name, content_type, memoryview(body.encode() if isinstance(body, str) else body))
 
 
-def answers(instance: ModelInstance, *requests: Input) -> list[Any]:
-    """Parsed answers to requests of one input each, in one batch; failures as they are."""
-    return ask(instance, *(InferenceRequest("id", [], [request]) for request in requests))
+def answers(instance: ModelInstance, *requests: Input, raw: bool = False) -> list[Any]:
+    """Answers to requests of one input each, in one batch: parsed, or as bytes if `raw`.
+
+    Failures are as they are.
+    """
+    return ask(instance, *(InferenceRequest("id", [], [request]) for request in requests), raw=raw)
 
 
 def explanations(instance: ModelInstance, *inputs: Input) -> list[Any]:
@@ -64,11 +67,12 @@ def explanations(instance: ModelInstance, *inputs: Input) -> list[Any]:
     return ask(instance, InferenceRequest("id", [("explain", "True")], list(inputs)))
 
 
-def ask(instance: ModelInstance, *requests: InferenceRequest) -> list[Any]:
-    """Parsed answers to one batch; failures as they are."""
-    results = instance.run(RunBatch(1, list(requests))).results
-    return [_parsed(result) for result in results]
+def ask(instance: ModelInstance, *requests: InferenceRequest, raw: bool = False) -> list[Any]:
+    """Answers to one batch, as `answers` gives them."""
+    return [_body(result, raw=raw) for result in instance.run(RunBatch(1, list(requests))).results]
 
 
-def _parsed(result: Reply | Failure) -> Any:  # noqa: ANN401  # JSON
-    return json.loads(bytes(result.body)) if isinstance(result, Reply) else result
+def _body(result: Reply | Failure, *, raw: bool) -> Any:  # noqa: ANN401  # JSON
+    if isinstance(result, Failure):
+        return result
+    return bytes(result.body) if raw else json.loads(bytes(result.body))

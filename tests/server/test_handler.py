@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 
 from flambeau import torchscript
 from flambeau.context import Context
-from flambeau.errors import ArchiveError
+from flambeau.errors import ArchiveError, HandlerFailed, InvalidInput
 from flambeau.handler import BaseHandler
+from flambeau.handler_metrics import MetricsCache
 from flambeau.instance import ModelInstance
 from flambeau.loading import EntryPoint
 from flambeau.messages import InferenceRequest, Input, LoadModel, Reply, RunBatch
@@ -88,6 +90,89 @@ def test_an_explanation_changes_no_other_clients_answer(tmp_path: Path) -> None:
     bodies = [json.loads(bytes(r.body)) for r in results if isinstance(r, Reply)]
     explanation = {"shape": [1, 1], "raw": "x", "target": 0}
     assert bodies == [explanation, [1.0], explanation, [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"), [(None, 0), ("", 0), ("3", 3), (bytearray(b"4"), 4), (5, 5)]
+)
+def test_a_class_to_explain_comes_in_many_forms(
+    tmp_path: Path, target: object, expected: int
+) -> None:
+    asked = context(tmp_path)
+    asked.begin_batch([request([("explain", "True")])])
+    (answer,) = Explaining().handle([{"body": "x", "target": target}], asked)
+    assert answer["target"] == expected
+
+
+def test_a_class_to_explain_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    asked = context(tmp_path)
+    asked.begin_batch([request([("explain", "True")])])
+    with pytest.raises(InvalidInput, match="target is 'cat'; send the index of a class"):
+        Explaining().handle([{"body": "x", "target": "cat"}], asked)
+
+
+def test_a_handler_without_insights_says_so(tmp_path: Path) -> None:
+    asked = context(tmp_path)
+    asked.begin_batch([request([("explain", "True")])])
+    rows: list[Any] = [[1.0]]
+    with pytest.raises(HandlerFailed, match="BaseHandler has no get_insights"):
+        BaseHandler().handle(rows, asked)
+
+
+def measured(root: Path, *, yaml: dict[str, Any] | None = None) -> Context:
+    """A context whose metrics are kept."""
+    metrics = MetricsCache(auto_detect=True)
+    return Context("mine", str(root), {}, 4, None, "0.1", metrics=metrics, model_yaml_config=yaml)
+
+
+def names_of(context: Context) -> set[str]:
+    assert isinstance(context.metrics, MetricsCache)
+    samples = context.metrics.take()
+    assert all(sample.value >= 0 for sample in samples)
+    return {sample.name for sample in samples}
+
+
+def test_a_batchs_time_is_measured(tmp_path: Path) -> None:
+    handler, asked = BaseHandler(), measured(tmp_path)
+    handler.model = torch.nn.Identity()
+    rows: list[Any] = [[1.0]]
+    assert handler.handle(rows, asked) == [[1.0]]
+    assert names_of(asked) == {"HandlerTime"}
+
+
+def test_steps_are_measured_when_the_yaml_asks_for_it(tmp_path: Path) -> None:
+    handler = BaseHandler()
+    handler.model = torch.nn.Identity()
+    rows: list[Any] = [[1.0]]
+    asked = measured(tmp_path, yaml={"handler": {"profile": True}})
+    handler.handle(rows, asked)
+    steps = {f"ts_handler_{step}" for step in ("preprocess", "inference", "postprocess")}
+    assert names_of(asked) == {"HandlerTime", *steps}
+
+
+def test_a_batch_is_traced_when_the_environment_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENABLE_TORCH_PROFILER", "")  # any value will do
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    handler = BaseHandler()
+    handler.model = torch.nn.Linear(1, 1)
+    rows: list[Any] = [[1.0]]
+    handler.handle(rows, context(tmp_path))
+    (trace,) = (tmp_path / "pytorch_profiler" / "mine").iterdir()
+    named = {event.get("name") for event in json.loads(trace.read_bytes())["traceEvents"]}
+    assert {"preprocess", "inference", "postprocess", "aten::linear"} <= named
+
+
+def test_a_trace_may_be_taken_another_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_TORCH_PROFILER", "true")
+    traces: list[torch.profiler.profile] = []
+    handler = BaseHandler()
+    handler.model = torch.nn.Identity()
+    handler.profiler_args = {"on_trace_ready": traces.append}
+    rows: list[Any] = [[1.0]]
+    handler.handle(rows, context(tmp_path))
+    assert len(traces) == 1
 
 
 def test_a_description_is_asked_for_by_header(tmp_path: Path) -> None:
