@@ -102,9 +102,10 @@ class Client:
         request = PredictionsRequest(model_name=model, input=inputs)
         return self.begin(f"{INFERENCE}/StreamPredictions", request, PredictionResponse)
 
-    def manage(self, method: str, request: Message) -> str:
+    def manage(self, method: str, request: Message, *, metadata: Metadata = ()) -> str:
         """One call of the management service; the answer's text."""
-        return self.call(f"{MANAGEMENT}/{method}", request, ManagementResponse).msg
+        path = f"{MANAGEMENT}/{method}"
+        return self.call(path, request, ManagementResponse, metadata=metadata).msg
 
 
 def _to_bytes(message: Message) -> bytes:

@@ -98,14 +98,18 @@ _TENSORS = """
 """
 
 
+def make_held(store: Path) -> Path:
+    """The archive of `held`: batches of 4, answered when a test lets them."""
+    yaml = "batchSize: 4\njobQueueSize: 8\n"
+    return make_archive(store, name="held", handler=_HELD, model_yaml=yaml)
+
+
 def make_models(store: Path) -> list[str]:
     """Archives of all of them; their names in the store."""
     archives = [
         service(store, "echo", version="1.0"),
         service(store, "echo", version="2.0"),
-        make_archive(
-            store, name="held", handler=_HELD, model_yaml="batchSize: 4\njobQueueSize: 8\n"
-        ),
+        make_held(store),
         make_archive(store, name="count", handler=_COUNT),
         make_archive(store, name="endless", handler=_ENDLESS),
         make_archive(store, name="careless", handler=_CARELESS),
