@@ -38,7 +38,9 @@ class LongLine(logging.Formatter):
     """`<time> [<level>] <thread> <logger> - <message>`, of all others and the console."""
 
     def format(self, record: logging.LogRecord) -> str:
-        level = _LEVELS.get(record.levelname, record.levelname)
+        # we log probes below INFO, TorchServe does not
+        level = "INFO" if record.name == ACCESS else record.levelname
+        level = _LEVELS.get(level, level)
         name = _NAMES.get(record.name, record.name)
         line = f"{_time(self, record)} [{level:<5}] {_thread(record)} {name} - {message_of(record)}"
         if record.exc_info:
