@@ -24,6 +24,7 @@ from flambeau.handler_metrics import MetricsCache
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_yaml import read_model_yaml
 from flambeau.module_files import classes_defined_in, load_module
+from flambeau.weights import pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +98,8 @@ def load_handler(load: LoadModel, *, find: FindModule | None = None) -> EntryPoi
         model_yaml_config=read_model_yaml(model_dir, manifest.config_file),
         sequence_headers=load.sequence_headers,
     )
+    if pickled.is_allowed(context.model_yaml_config):
+        pickled.allow_in_this_process()
     module_name, _, attribute = handler.partition(":")
     module = (find or find_module)(module_name, model_dir=model_dir)
     return _enter(module, attribute or _DEFAULT_FUNCTION, context)

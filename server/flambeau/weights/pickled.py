@@ -12,13 +12,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from flambeau.errors import ArchiveError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    import torch
 
 WAY_OUT = (
     "if you trust the file's author, write `handler: {allow_pickle: true}` into the model's YAML"
@@ -52,5 +52,7 @@ def load(path: Path, *, device: torch.device) -> object:
     Raises:
         Exception: Whatever that code raises.
     """
+    import torch  # noqa: PLC0415  # the settings above are read where there is no torch
+
     loaded: object = torch.load(path, map_location=device, weights_only=False)
     return loaded
