@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,6 +13,7 @@ from flambeau.metrics import Metrics, VersionGauges
 from flambeau.metrics_config import MetricsConfig
 from flambeau.system_metrics import SystemValue
 
+ROOT = Path(__file__).resolve().parents[2]
 HOST = 'Level="Host"'
 VERSION = 'model_name="m",model_version="default"'
 MODEL = 'ModelName="m",Level="Model"'
@@ -270,6 +272,17 @@ def test_in_the_log_the_page_keeps_our_own_series_only(caplog: pytest.LogCapture
         "PredictionTime.ms:250.0|#ModelName:m,Level:Model"
         "|#hostname:h,requestID:r0,timestamp:1234": model,
     }
+
+
+def test_the_documentation_has_every_series() -> None:
+    metrics = Metrics()
+    _use(metrics)
+    metrics.watch(versions=list[VersionGauges], ready=lambda: True)
+    text = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    told = {name.partition("{")[0] for name in re.findall(r"`(\w+)`", text)}
+    kinds = re.findall(r"^# TYPE (\w+) ", metrics.render().decode(), re.MULTILINE)
+    ours = {name for name in kinds if not name.startswith("process_")}
+    assert {name for name in ours if not name.endswith("_created")} <= told  # not in a server
 
 
 def _use(metrics: Metrics) -> None:
