@@ -188,7 +188,7 @@ def test_a_server_without_grpc_opens_no_port(tmp_path: Path) -> None:
         assert not [each for each in server.records() if "address" in each]
 
 
-def test_a_server_that_stops_answers_the_calls_it_has(tmp_path: Path) -> None:
+def test_a_server_that_stops_answers_the_calls_it_has_and_ends_watches(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     inputs = {"gate": str(gate).encode(), "name": b"last"}
     archive = make_held(tmp_path)
@@ -196,10 +196,13 @@ def test_a_server_that_stops_answers_the_calls_it_has(tmp_path: Path) -> None:
         running_server(tmp_path, models=[archive.name]) as server,
         Client(server.grpc_target("grpc_inference")) as client,
     ):
+        watched = client.begin(f"{HEALTH}/Watch", HealthCheckRequest(), HealthCheckResponse)
+        assert next(watched).status == HealthCheckResponse.SERVING
         last = server.in_thread(lambda: client.predict("held", inputs))
         wait_until(gate.with_name("last.started").exists, what="the worker is busy")
         server.stop(signal.SIGTERM)
         server.wait_record(lambda record: record["message"].startswith("stopping"))
         gate.touch()
         assert last.result() == b"1"
+        assert [each.status for each in watched] == [HealthCheckResponse.NOT_SERVING]
         assert server.wait_ended() == 0

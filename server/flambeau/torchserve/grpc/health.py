@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Collection
 
 import grpc
@@ -24,6 +25,7 @@ class HealthService:
         """Know the names that may be asked for, besides the empty one for the whole server."""
         self._registry = registry
         self._known = {"", SERVICE, *services}
+        self._stopping = asyncio.Event()
 
     def handler(self, surroundings: Surroundings) -> grpc.GenericRpcHandler:
         """The service, for a server; probes need no token."""
@@ -31,6 +33,10 @@ class HealthService:
         rpcs.unary("Check", HealthCheckRequest, self.check, is_open=True)
         rpcs.unary_stream("Watch", HealthCheckRequest, self.watch, is_open=True)
         return rpcs.handler()
+
+    def stop(self) -> None:
+        """Tell all who watch that this is the end; else the server would wait for them."""
+        self._stopping.set()
 
     async def check(self, message: HealthCheckRequest, _: Call) -> HealthCheckResponse:
         """The state of now.
@@ -45,17 +51,21 @@ class HealthService:
     async def watch(
         self, message: HealthCheckRequest, _: Call
     ) -> AsyncGenerator[HealthCheckResponse, None]:
-        """The state of now, and each one that follows; it never ends by itself."""
+        """The state of now, and each one that follows, until the server stops."""
         if message.service not in self._known:
             yield HealthCheckResponse(status=HealthCheckResponse.SERVICE_UNKNOWN)
-            await asyncio.Event().wait()
+            await self._stopping.wait()
+            return
         said: int | None = None
         while True:
             if said != (status := self._status()):
                 said = status
                 yield HealthCheckResponse(status=status)
-            await asyncio.sleep(_WATCH_EVERY_S)
+            if self._stopping.is_set():
+                return
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), _WATCH_EVERY_S)
 
     def _status(self) -> int:
-        ready = self._registry.is_ready
+        ready = self._registry.is_ready and not self._stopping.is_set()
         return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING

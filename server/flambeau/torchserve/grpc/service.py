@@ -26,6 +26,7 @@ class GrpcService(Service):
     def __init__(self, parts: ServerParts) -> None:
         self._parts = parts
         self._ports: list[Port] = []
+        self._probes: list[health.HealthService] = []
 
     async def start(self) -> None:
         """Accept calls from now on.
@@ -62,6 +63,8 @@ class GrpcService(Service):
 
     async def stop(self, *, timeout_s: float) -> None:
         """Take no more calls, finish those there are, and cancel them after a time."""
+        for probes in self._probes:
+            probes.stop()
         await asyncio.gather(*(port.stop(timeout_s=timeout_s) for port in self._ports))
 
     def hurry(self) -> None:
@@ -78,6 +81,7 @@ class GrpcService(Service):
         )
         handlers = self._inference(around) if role is Role.INFERENCE else self._management(around)
         probes = health.HealthService(parts.registry, services=handlers)
+        self._probes.append(probes)
         return Port(
             name,
             address,
