@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 from flambeau.downloads import Downloads
 from flambeau.errors import ArchiveError, ModelNotFound
-from flambeau.manifest import Manifest
+from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
 from flambeau.model_yaml import read_model_yaml
@@ -143,10 +143,12 @@ class PackageLoader:
             manifest = unpacked.manifest
             if manifest.model_name is None:
                 manifest = replace(manifest, model_name=wanted.fallback_name)
-            if manifest.handler is None:
-                manifest = replace(manifest, handler=self._default_handler)
+            handler = wanted.handler
+            if handler is None and manifest.handler is None:
+                handler = self._default_handler
             model = wanted.model or manifest.model_name or ""
-            _check_servable(manifest, model=model, handler=wanted.handler)
+            _check_servable(manifest, model=model, handler=handler)
+            _write_missing_manifest(unpacked.directory, manifest)
             document = read_model_yaml(unpacked.directory, manifest.config_file)
             configured = self._model_settings.get(model, {}).get(manifest.model_version, {})
             settings = self._defaults.with_yaml(configured).with_yaml(document)
@@ -161,7 +163,7 @@ class PackageLoader:
             digest=unpacked.digest,
             model_dir=unpacked.directory,
             manifest=manifest,
-            handler=wanted.handler,
+            handler=handler,
             python=python,
         )
         return package, settings
@@ -204,6 +206,20 @@ def _stem(url: str) -> str:
         if name.endswith(suffix):
             return name.removesuffix(suffix)
     return name
+
+
+def _write_missing_manifest(directory: Path, manifest: Manifest) -> None:
+    """Workers and handlers read the file, so there is one."""
+    path = directory / MANIFEST_PATH
+    if path.is_file():
+        return
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(manifest.to_json(), encoding="utf-8")
+    except OSError as error:
+        raise ArchiveError(
+            f"its {MANIFEST_PATH} is no file ({error}); build the archive again"
+        ) from error
 
 
 def _check_servable(manifest: Manifest, *, model: str, handler: str | None) -> None:

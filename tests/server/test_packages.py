@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.archive import write_archive
+from flambeau.archive import read_manifest, write_archive
 from flambeau.downloads import Downloads
 from flambeau.errors import ArchiveError, ModelNotFound, RequirementsFailed
 from flambeau.manifest import Manifest
@@ -170,8 +170,8 @@ def test_an_archive_without_a_handler_takes_the_servers(tmp_path: Path) -> None:
     world = World(tmp_path / "with", default_handler="mine:handle")
     write(world.store_dir / "bare.mar", bare)
     write(world.store_dir / "own.mar")
-    assert world.load("bare.mar")[0].manifest.handler == "mine:handle"
-    assert world.load("own.mar")[0].manifest.handler == "handler.py"
+    assert world.load("bare.mar")[0].handler == "mine:handle"
+    assert world.load("own.mar")[0].handler is None
     assert world.load("own.mar", handler="given.py")[0].handler == "given.py"
     (tmp_path / "without").mkdir()
     world = World(tmp_path / "without")
@@ -187,6 +187,18 @@ def test_a_directory_without_a_manifest_is_served_when_the_call_says_all(world: 
     package, settings = world.load("plain", model="mine", handler="handler.py")
     assert package.manifest == Manifest(model_version="1.0", runtime="python")
     assert settings == ModelSettings()
+    assert read_manifest(package.model_dir) == package.manifest  # handlers may look for the file
+
+
+@pytest.mark.parametrize("name", ["MAR-INF", "MAR-INF/MANIFEST.json/x"])
+def test_a_manifest_that_is_no_file_is_refused(name: str, world: World) -> None:
+    path = world.store_dir / "odd" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+    (world.store_dir / "odd" / "handler.py").write_text("x = 1")
+    with pytest.raises(ArchiveError, match="is no file"):
+        world.load("odd", model="mine", handler="handler.py")
+    assert world.unpacked() == []
 
 
 def test_the_cpp_runtime_is_refused(world: World) -> None:
