@@ -105,7 +105,7 @@ def encode_output(
         headers.append(("content-type", content_type))
     return Reply(
         status=processor.get_response_status_code(),
-        phrase=sendable(processor.get_response_status_phrase()),
+        phrase=sendable(processor.get_response_status_phrase() or ""),
         headers=headers,
         body=body,
     )

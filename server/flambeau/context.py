@@ -21,34 +21,54 @@ if TYPE_CHECKING:
     from flambeau.messages import InferenceRequest
 
 
+class Headers(dict[str, Any]):
+    """Headers by name: found as spelt, else in lower case.
+
+    The front hands on names in lower case, as ASGI has them; handlers ask for `Content-Type`.
+    """
+
+    def __missing__(self, key: str) -> Any:  # noqa: ANN401  # text, or an input's headers
+        lower = key.lower()
+        if lower == key:
+            raise KeyError(key)
+        return self[lower]
+
+    def __contains__(self, key: object) -> bool:
+        return super().__contains__(key) or (
+            isinstance(key, str) and super().__contains__(key.lower())
+        )
+
+    def get(self, key: str, default: Any = None, /) -> Any:  # noqa: ANN401  # as above
+        found = super().get(key)
+        return super().get(key.lower(), default) if found is None else found
+
+
 class RequestProcessor:
     """One request's headers, and the status and headers of its answer."""
 
     def __init__(self, request_header: Mapping[str, Any]) -> None:
-        self._request_header = dict(request_header)
+        self._request_header = Headers(request_header)
         self._status = 200
-        self._phrase = ""
+        self._phrase: str | None = None
         self._response_header: dict[str, str] = {}
 
     @classmethod
     def from_request(cls, request: InferenceRequest) -> RequestProcessor:
         """Take the headers; each input adds its content type under its own name, as in TorchServe.
 
-        A repeated header counts with its last value. A header is not replaced by an input that a
-        client gave the same name.
+        It stands there without parameters, and as an empty text when there is none. A repeated
+        header counts with its last value. A header is not replaced by an input that a client gave
+        the same name.
         """
         header: dict[str, Any] = dict(request.headers)
         for part in request.inputs:
-            header.setdefault(part.name, {"content-type": part.content_type})
+            content_type = (part.content_type or "").partition(";")[0].strip()
+            header.setdefault(part.name, {"content-type": content_type})
         return cls(header)
 
     def get_request_property(self, key: str) -> Any:  # noqa: ANN401  # text, or an input's headers
-        """The header spelt exactly like this, else in lower case, else None.
-
-        The front hands on names in lower case, as ASGI has them; handlers ask for `Content-Type`.
-        """
-        found = self._request_header.get(key)
-        return self._request_header.get(key.lower()) if found is None else found
+        """The header spelt exactly like this, else in lower case, else None."""
+        return self._request_header.get(key)
 
     def get_request_properties(self) -> dict[str, Any]:
         return self._request_header
@@ -62,12 +82,12 @@ class RequestProcessor:
         if not 200 <= code <= 599:
             raise ValueError(f"response status is {code!r}; use a whole number from 200 to 599")
         self._status = int(code)  # `http.HTTPStatus` is welcome
-        self._phrase = "" if reason_phrase is None else str(reason_phrase)
+        self._phrase = None if reason_phrase is None else str(reason_phrase)
 
     def get_response_status_code(self) -> int:
         return self._status
 
-    def get_response_status_phrase(self) -> str:
+    def get_response_status_phrase(self) -> str | None:
         return self._phrase
 
     def add_response_property(self, key: str, value: object) -> None:
@@ -175,9 +195,10 @@ class Context:
         """All headers, and per input `{"content-type": ...}` under the input's name."""
         return self.request_processor[idx].get_request_properties()
 
-    def get_sequence_id(self, idx: int) -> str:
-        """The id of the sequence a request belongs to, or the empty text."""
-        return str(self.get_request_header(idx, self.header_key_sequence_id) or "")
+    def get_sequence_id(self, idx: int) -> str | None:
+        """The id of the sequence a request belongs to, or None."""
+        sequence_id: str | None = self.get_request_header(idx, self.header_key_sequence_id)
+        return sequence_id
 
     def get_input_content_type(self, idx: int, name: str) -> str | None:
         """The media type one input came with: lower case, no parameters, None when not given.
@@ -186,7 +207,7 @@ class Context:
         """
         header = self.request_processor[idx].get_request_property(name)
         content_type = header.get("content-type") if isinstance(header, dict) else None
-        return content_type.partition(";")[0].strip().lower() if content_type else None
+        return content_type.lower() if content_type else None
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         self.set_response_header(idx, "content-type", value)
@@ -203,7 +224,7 @@ class Context:
         for processor in self.request_processor:
             processor.report_status(code, reason_phrase=phrase)
 
-    def get_response_status(self, idx: int) -> tuple[int, str]:
+    def get_response_status(self, idx: int) -> tuple[int, str | None]:
         processor = self.request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()
 

@@ -40,16 +40,33 @@ def test_it_says_what_belongs_to_each_request(context: Context) -> None:
     assert [context.get_request_header(idx, "X-Who") for idx in (0, 1)] == ["first", None]
     assert context.get_all_request_header(0) == {
         "x-who": "first",
-        "data": {"content-type": "image/png; q=1"},
+        "data": {"content-type": "image/png"},
     }
     assert context.get_input_content_type(1, "data") == "image/png"
+
+
+def test_all_headers_are_found_by_their_usual_spelling(context: Context) -> None:
+    headers = context.get_all_request_header(0)
+    assert headers["X-Who"] == headers.get("X-Who") == headers["x-who"] == "first"
+    assert "X-Who" in headers
+    assert "X-What" not in headers
+    assert (headers.get("X-What"), headers.get("X-What", "else")) == (None, "else")
+    with pytest.raises(KeyError):
+        headers["X-What"]
+
+
+def test_an_input_without_a_content_type_has_an_empty_one() -> None:
+    made = Context("mine", "/", {}, 1, None, "0.1")
+    made.begin_batch([InferenceRequest("a", [], [Input("body", None, memoryview(b""))])])
+    assert made.get_request_header(0, "body") == {"content-type": ""}
+    assert made.get_input_content_type(0, "body") is None
 
 
 def test_answers_have_statuses_and_headers_of_their_own(context: Context) -> None:
     context.set_response_status(418, "Teapot", idx=1)
     context.set_response_header(0, "x-pot", "tea")
     context.set_response_content_type(1, "text/plain")
-    assert [context.get_response_status(idx) for idx in (0, 1)] == [(200, ""), (418, "Teapot")]
+    assert [context.get_response_status(idx) for idx in (0, 1)] == [(200, None), (418, "Teapot")]
     assert context.get_response_headers(0) == {"x-pot": "tea"}
     assert context.get_response_content_type(1) == "text/plain"
     context.set_all_response_status(503, "Busy")
@@ -60,7 +77,7 @@ def test_a_batch_leaves_nothing_to_the_next(context: Context) -> None:
     context.set_response_status(418, idx=0)
     context.begin_batch([request("c")])
     assert context.request_ids == {0: "c"}
-    assert context.get_response_status(0) == (200, "")
+    assert context.get_response_status(0) == (200, None)
     context.end_batch()
     assert context.request_processor == []
 
@@ -97,7 +114,7 @@ def test_the_id_of_a_sequence_is_in_a_header(context: Context) -> None:
         "ts_request_sequence_end",
     )
     context.begin_batch([request("a", {"ts_request_sequence_id": "s1"}), request("b")])
-    assert [context.get_sequence_id(idx) for idx in (0, 1)] == ["s1", ""]
+    assert [context.get_sequence_id(idx) for idx in (0, 1)] == ["s1", None]
 
 
 def test_the_headers_of_sequences_can_have_other_names() -> None:
