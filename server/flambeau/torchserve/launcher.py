@@ -26,10 +26,10 @@ _MAX_LINES = 1000
 Lines: TypeAlias = "queue.Queue[str | None]"
 
 
-def start(
+def start(  # noqa: PLR0917  # TorchServe's signature
     model_store: str | None = None,
     snapshot_file: str | None = None,
-    no_config_snapshots: bool = False,  # noqa: FBT001, FBT002  # TorchServe's signature
+    no_config_snapshots: bool = False,  # noqa: FBT001, FBT002  # as above
     plugin_folder: str | None = None,
     disable_token: bool = True,  # noqa: FBT001, FBT002  # as above
     models: str | Sequence[str] | None = None,
