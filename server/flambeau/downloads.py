@@ -78,7 +78,7 @@ class Downloads:
         """
         self._check_allowed(url)
         try:
-            name = _name_of(url)
+            name = name_of(url)
             with self._claimed(name) as target, written_aside(target) as file:
                 for piece in self._pieces(url, s3_sse_kms=s3_sse_kms):
                     file.write(piece)
@@ -175,6 +175,20 @@ class Downloads:
             )
 
 
+def name_of(url: str) -> str:
+    """The archive's name in the store: the last part of the address, without its query.
+
+    Raises:
+        ValueError: The address is malformed, or its last part is no plain name.
+    """
+    _check_form(url)
+    name = unquote(urlsplit(url).path, errors="strict").rpartition("/")[2]
+    plain = name.isprintable() and not name.startswith(".") and "\\" not in name
+    if not name or not plain or len(name.encode()) > _MAX_NAME_BYTES:
+        raise ValueError(f"its last part is {name!r}, which cannot be a file's name in the store")
+    return name
+
+
 def _compiled(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(pattern, re.IGNORECASE)
@@ -193,16 +207,6 @@ def _check_form(url: str) -> None:
         raise ValueError("it has a backslash, a blank or a character outside ASCII; encode it")
     if "@" in parts.netloc:
         raise ValueError("it has a user name in front of the host; leave it out")
-
-
-def _name_of(url: str) -> str:
-    """The archive's name in the store: the last part of the address, without its query."""
-    _check_form(url)
-    name = unquote(urlsplit(url).path, errors="strict").rpartition("/")[2]
-    plain = name.isprintable() and not name.startswith(".") and "\\" not in name
-    if not name or not plain or len(name.encode()) > _MAX_NAME_BYTES:
-        raise ValueError(f"its last part is {name!r}, which cannot be a file's name in the store")
-    return name
 
 
 @contextmanager

@@ -7,23 +7,28 @@ sees the result.
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flambeau.downloads import Downloads
-from flambeau.errors import ArchiveError, ModelNotFound
+from flambeau.downloads import Downloads, name_of
+from flambeau.errors import ArchiveError, ArchiveExists, ModelNotFound
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
 from flambeau.model_yaml import read_model_yaml
 from flambeau.requirements import install_requirements
 from flambeau.store import ModelStore, has_scheme
+
+_log = logging.getLogger(__name__)
+_MAX_LOADING = 8  # at a time
 
 
 class PackageLoader:
@@ -57,6 +62,8 @@ class PackageLoader:
         self._default_handler = default_handler
         self._install = install_py_dep_per_model
         self._stopping = threading.Event()
+        # not the event loop's own threads: fetching and installing may take hours
+        self._threads = ThreadPoolExecutor(_MAX_LOADING, thread_name_prefix="package")
 
     @property
     def store(self) -> ModelStore:
@@ -70,7 +77,7 @@ class PackageLoader:
         handler: str | None = None,
         model: str | None = None,
         s3_sse_kms: bool = False,
-        name_from_file: bool = False,
+        at_startup: bool = False,
     ) -> tuple[Package, ModelSettings]:
         """Fetch and unpack an archive, read what its author wishes for, install what it needs.
 
@@ -80,7 +87,8 @@ class PackageLoader:
             handler: Overrides the manifest's handler.
             model: Overrides the manifest's name.
             s3_sse_kms: Sign the request as S3 asks for objects encrypted with a KMS key.
-            name_from_file: Without any other name, call the model as its file is called.
+            at_startup: Without any other name, call the model as its file is called; and take an
+                address's archive from the store if an earlier run has fetched it.
 
         Raises:
             ModelNotFound: There is no such entry, or the address is not allowed.
@@ -92,10 +100,11 @@ class PackageLoader:
             url=url,
             handler=handler,
             model=model,
-            fallback_name=_stem(url) if name_from_file else None,
             s3_sse_kms=s3_sse_kms,
+            at_startup=at_startup,
         )
-        return await asyncio.to_thread(self._load, wanted)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._load, wanted)
 
     async def discard(self, package: Package) -> None:
         """Delete a package's unpacked files, and its archive if that was fetched for it.
@@ -120,7 +129,13 @@ class PackageLoader:
     def _load(self, wanted: _Wanted) -> tuple[Package, ModelSettings]:
         if not has_scheme(wanted.url):
             return self._open(self._found(wanted.url), wanted)
-        downloaded = self._downloads.fetch(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
+        try:
+            downloaded = self._downloads.fetch(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
+        except ArchiveExists as error:
+            if not wanted.at_startup:
+                raise
+            _log.info("%s; it is served as it is", error)
+            return self._open(self._store.find(name_of(wanted.url)), wanted)
         try:
             package, settings = self._open(downloaded, wanted)
         except BaseException:
@@ -141,8 +156,8 @@ class PackageLoader:
         unpacked = self._store.unpack(archive)
         try:
             manifest = unpacked.manifest
-            if manifest.model_name is None:
-                manifest = replace(manifest, model_name=wanted.fallback_name)
+            if manifest.model_name is None and wanted.at_startup:
+                manifest = replace(manifest, model_name=_stem(wanted.url))
             handler = wanted.handler
             if handler is None and manifest.handler is None:
                 handler = self._default_handler
@@ -153,7 +168,7 @@ class PackageLoader:
             configured = self._model_settings.get(model, {}).get(manifest.model_version, {})
             settings = self._defaults.with_yaml(configured).with_yaml(document)
             python = self._install_requirements(
-                unpacked.directory, manifest, model=model, use_venv=document.get("useVenv") is True
+                unpacked.directory, manifest, model=model, use_venv=settings.use_venv
             )
         except BaseException:
             shutil.rmtree(unpacked.directory, ignore_errors=True)
@@ -189,8 +204,8 @@ class _Wanted:
     url: str
     handler: str | None
     model: str | None
-    fallback_name: str | None
     s3_sse_kms: bool
+    at_startup: bool
 
 
 def _name_and_url(text: str) -> tuple[str | None, str]:

@@ -41,7 +41,7 @@ async def _load(
     workers: int,
 ) -> None:
     try:
-        package, settings = await packages.load(url, model=name, name_from_file=True)
+        package, settings = await packages.load(url, model=name, at_startup=True)
         wishes = _wishes(config, name or package.manifest.model_name, package)
         if wishes.get(OVER_YAML) is True:
             settings = settings.with_yaml(wishes)

@@ -11,7 +11,7 @@ import pytest
 
 from flambeau.archive import read_manifest, write_archive
 from flambeau.downloads import Downloads
-from flambeau.errors import ArchiveError, ModelNotFound, RequirementsFailed
+from flambeau.errors import ArchiveError, ArchiveExists, ModelNotFound, RequirementsFailed
 from flambeau.manifest import Manifest
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
@@ -45,10 +45,10 @@ class World:
         *,
         handler: str | None = None,
         model: str | None = None,
-        name_from_file: bool = False,
+        at_startup: bool = False,
     ) -> tuple[Package, ModelSettings]:
         return asyncio.run(
-            self.loader.load(url, handler=handler, model=model, name_from_file=name_from_file)
+            self.loader.load(url, handler=handler, model=model, at_startup=at_startup)
         )
 
     def unpacked(self) -> list[Path]:
@@ -97,6 +97,20 @@ def test_a_fetched_archive_stays_when_the_server_stops(world: World) -> None:
     assert world.unpacked() == []
 
 
+def test_a_restarted_server_serves_what_it_fetched_before(world: World, tmp_path: Path) -> None:
+    url = f"file://{write(world.outside / 'digits.mar')}"
+    world.load(url)
+    with pytest.raises(ArchiveExists):
+        world.load(url)
+    (world.outside / "digits.mar").unlink()
+    package, _ = world.load(url, at_startup=True)
+    assert (package.url, package.manifest) == (url, MANIFEST)
+    asyncio.run(world.loader.discard(package))
+    assert world.store.names() == ["digits.mar"]  # this server has not put it there
+    with pytest.raises(ModelNotFound):
+        world.load(f"file://{tmp_path}/digits.mar", at_startup=True)
+
+
 def test_a_fetched_file_that_is_no_archive_is_not_kept(world: World) -> None:
     (world.outside / "page.mar").write_text("<html>not found</html>")
     with pytest.raises(ArchiveError, match="not a zip file"):
@@ -143,7 +157,7 @@ def test_a_model_needs_a_name_from_somewhere(world: World) -> None:
         world.load("digits.tar.mar")
     assert str(caught.value) == "Model name is not defined."
     assert world.load("digits.tar.mar", model="mine")[0].manifest.model_name is None
-    named, _ = world.load("digits.tar.mar", name_from_file=True)
+    named, _ = world.load("digits.tar.mar", at_startup=True)
     assert named.manifest.model_name == "digits.tar"
 
 
@@ -154,14 +168,14 @@ def test_a_file_names_its_model_without_its_suffix(name: str, world: World) -> N
             archive.addfile(tarfile.TarInfo("digits/handler.py"))
     else:
         write(world.store_dir / name, Manifest(handler="handler.py"))
-    package, _ = world.load(name, name_from_file=True, handler="handler.py")
+    package, _ = world.load(name, at_startup=True, handler="handler.py")
     assert package.manifest.model_name == "digits"
     assert (package.model_dir / "handler.py").is_file()
 
 
 def test_a_manifests_name_wins_over_its_files(world: World) -> None:
     write(world.store_dir / "other.mar")
-    assert world.load("other.mar", name_from_file=True)[0].manifest.model_name == "digits"
+    assert world.load("other.mar", at_startup=True)[0].manifest.model_name == "digits"
 
 
 def test_an_archive_without_a_handler_takes_the_servers(tmp_path: Path) -> None:
