@@ -38,9 +38,7 @@ class LongLine(logging.Formatter):
     """`<time> [<level>] <thread> <logger> - <message>`, of all others and the console."""
 
     def format(self, record: logging.LogRecord) -> str:
-        # we log probes below INFO, TorchServe does not
-        level = "INFO" if record.name == ACCESS else record.levelname
-        level = _LEVELS.get(level, level)
+        level = _level(record)
         name = _NAMES.get(record.name, record.name)
         line = f"{_time(self, record)} [{level:<5}] {_thread(record)} {name} - {message_of(record)}"
         if record.exc_info:
@@ -69,6 +67,15 @@ def _request(fields: dict[str, Any]) -> str:
     client = f"/{fields.get('client', '')}:{fields.get('client_port', 0)}"
     request = f"{fields.get('method')} {fields.get('path')} HTTP/{fields.get('http_version')}"
     return f'{client} "{request}" {fields["status"]} {round(fields.get("duration_ms", 0))}'
+
+
+def _level(record: logging.LogRecord) -> str:
+    """TorchServe's level: all requests are INFO, and what goes to stderr is WARN."""
+    if record.name == ACCESS:
+        return "INFO"
+    if record.name == MODEL and vars(record).get("stream") == "stderr":
+        return "WARN"
+    return _LEVELS.get(record.levelname, record.levelname)
 
 
 def _thread(record: logging.LogRecord) -> str:
