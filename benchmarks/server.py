@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,23 +30,25 @@ class ServerProcessError(RuntimeError):
     """The server ended, did not become ready, or did not stop cleanly; its log follows."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Addresses:
     """HOST:PORT of each listener."""
 
     inference: str
     management: str
     metrics: str
+    grpc_inference: str
+    grpc_management: str
 
     @classmethod
     def unused(cls) -> Addresses:
-        """Three ports of 127.0.0.1 that nothing listens on at the moment."""
+        """Ports of 127.0.0.1 that nothing listens on at the moment."""
         with ExitStack() as open_together:  # else the same port may be given twice
-            sockets = [open_together.enter_context(socket.socket()) for _ in range(3)]
+            sockets = [open_together.enter_context(socket.socket()) for _ in fields(cls)]
             for one in sockets:
                 one.bind(("127.0.0.1", 0))
             hosts = [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
-        return cls(inference=hosts[0], management=hosts[1], metrics=hosts[2])
+        return cls(*hosts)
 
     def as_environment(self) -> dict[str, str]:
         """The settings, for the server and for the commands that call it."""
@@ -55,7 +57,8 @@ class Addresses:
             "FLAMBEAU_MANAGEMENT_ADDRESS": self.management,
             "FLAMBEAU_METRICS_ADDRESS": self.metrics,
             "FLAMBEAU_MANAGEMENT_URL": f"http://{self.management}",
-            "FLAMBEAU_GRPC": "false",
+            "FLAMBEAU_GRPC_INFERENCE_ADDRESS": self.grpc_inference,
+            "FLAMBEAU_GRPC_MANAGEMENT_ADDRESS": self.grpc_management,
         }
 
 

@@ -201,6 +201,8 @@ class Reader:
             (8080, ours.inference),
             (8081, ours.management),
             (8082, ours.metrics),
+            (7070, ours.grpc_inference),
+            (7071, ours.grpc_management),
         ):
             text = re.sub(rf"\b(127\.0\.0\.1|localhost):{port}\b", address, text)
         return text
