@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from flambeau.errors import HandlerFailed
 from flambeau.failure_text import print_traceback
@@ -28,9 +28,25 @@ from flambeau.messages import (
 if TYPE_CHECKING:
     from flambeau.codec import Row
     from flambeau.instance import ModelInstance
-    from flambeau.worker import Channel
+    from flambeau.messages import ToFront, ToWorker
 
 _CANCELLED = Failure(FailureKind.HANDLER_FAILED, "cancelled")  # nobody reads it
+
+
+class Channel(Protocol):
+    """The worker's end of its connection with the front."""
+
+    def receive(self) -> ToWorker | None:
+        """The next message, however long it takes; None when the front has hung up."""
+        ...
+
+    def has_more(self) -> bool:
+        """Whether `receive` would return soon."""
+        ...
+
+    def send(self, message: ToFront) -> None:
+        """Send a message, from any thread."""
+        ...
 
 
 def serve_batches(channel: Channel, instance: ModelInstance, *, mode: BatchMode) -> None:

@@ -10,7 +10,7 @@ a second worker is to blame and fails, the others are answered.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -59,9 +59,13 @@ class Worker(Hashable, Protocol):
 class BatchObserver(Protocol):
     """Told about every batch; `metrics.py` counts."""
 
-    def batch_started(self, *, size: int, queue_waits_s: Sequence[float]) -> None: ...
+    def batch_started(
+        self, *, size: int, queue_waits_s: Sequence[float], versions_given: Sequence[bool]
+    ) -> None: ...
 
-    def batch_done(self, *, handler_s: float, roundtrip_s: float) -> None: ...
+    def batch_done(
+        self, *, handler_s: float, roundtrip_s: float, request_ids: Iterable[str]
+    ) -> None: ...
 
     def samples(self, samples: Sequence[MetricSample]) -> None: ...
 
@@ -140,16 +144,27 @@ class Batcher:
         return max(0, self._queue.max_size - len(self._queue))
 
     def submit(
-        self, request: InferenceRequest, *, sequence: SequenceTag | None = None
+        self,
+        request: InferenceRequest,
+        *,
+        sequence: SequenceTag | None = None,
+        version_given: bool = True,
     ) -> PendingRequest:
         """Queue one request; its `reply` is resolved when a worker has answered.
+
+        Args:
+            request: What the worker will see.
+            sequence: Its place in a sequence, or None.
+            version_given: Whether the client asked for this version, not for the default.
 
         Raises:
             QueueFull: It may not wait: the queue is full, no worker is free and waiting is not
                 wanted, or its sequence is unknown or has enough requests waiting.
         """
         now = self._loop.time()
-        pending = PendingRequest(request, self._loop.create_future(), now, sequence)
+        pending = PendingRequest(
+            request, self._loop.create_future(), now, sequence, version_given=version_given
+        )
         refusal = self._queue.refusal(pending)
         if refusal is None and self._policy.needs_free_worker:
             refusal = self._busy_text()
@@ -294,7 +309,9 @@ class Batcher:
 
     async def _run(self, post: _Post, batch: list[PendingRequest], *, now: float) -> None:
         self._observer.batch_started(
-            size=len(batch), queue_waits_s=[now - pending.arrived_at for pending in batch]
+            size=len(batch),
+            queue_waits_s=[now - pending.arrived_at for pending in batch],
+            versions_given=[pending.version_given for pending in batch],
         )
         alive = True
         try:
@@ -302,7 +319,11 @@ class Batcher:
                 [pending.request for pending in batch],
                 on_chunk=lambda chunk: _feed(batch[chunk.place], chunk.reply),
             )
-            self._observer.batch_done(handler_s=done.handler_s, roundtrip_s=self._loop.time() - now)
+            self._observer.batch_done(
+                handler_s=done.handler_s,
+                roundtrip_s=self._loop.time() - now,
+                request_ids=(pending.request.request_id for pending in batch),
+            )
             if done.metrics:
                 self._observer.samples(done.metrics)
             self._answer(batch, done)

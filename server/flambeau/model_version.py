@@ -28,6 +28,7 @@ from flambeau.messages import (
     SEQUENCE_HEADERS,
     BatchMode,
     InferenceRequest,
+    Loaded,
     LoadModel,
     LoadStage,
     MetricSpec,
@@ -236,9 +237,9 @@ class ModelVersion(SlotObserver):
         if not any(slot.state in coming for slot in self._slots):
             raise NoWorker(self._no_worker_text())
         if not self.settings.sequence_batching:
-            return self._batcher.submit(request)
+            return self._batcher.submit(request, version_given=version_given)
         request, tag = in_sequence(request, self._host.sequence_headers)
-        return self._batcher.submit(request, sequence=tag)
+        return self._batcher.submit(request, sequence=tag, version_given=version_given)
 
     def end_sequence(self, sequence_id: str) -> None:
         """No more requests of a sequence will come; unknown ids are none of our business."""
@@ -345,11 +346,17 @@ class ModelVersion(SlotObserver):
         """End these workers, each after the batch it has, and forget them."""
         await asyncio.gather(*(slot.stop(wait_for_batch=wait_for_batch) for slot in slots))
         self._slots = [slot for slot in self._slots if slot not in slots]
+        for slot in slots:
+            self.metrics.worker_removed(worker_id=slot.spec.worker_id)
 
     # what the slots tell
 
     def stage_entered(self, stage: LoadStage) -> None:
         self.on_stage(stage)
+
+    def worker_loaded(self, worker_id: str, loaded: Loaded) -> None:
+        self.metrics.worker_loaded(worker_id=worker_id, load_s=loaded.load_s)
+        self.metrics.samples(loaded.metrics)
 
     def worker_lost(self) -> None:
         self.metrics.worker_restarted()

@@ -63,6 +63,7 @@ class PendingRequest:
             withdraws the request.
         arrived_at: Loop time of submission.
         sequence: The sequence it belongs to, or None.
+        version_given: Whether the client asked for this version, not for the default.
         rest: The parts of the answer after the first; None when `reply` is all of it.
         has_lost_a_worker: Whether a worker ended while it had this request; the batcher's own.
         running: What runs it, where that can be cancelled for it alone; the batcher's own.
@@ -73,6 +74,7 @@ class PendingRequest:
     reply: asyncio.Future[Reply]
     arrived_at: float
     sequence: SequenceTag | None = None
+    version_given: bool = True
     rest: ReplyParts | None = None
     has_lost_a_worker: bool = False
     running: asyncio.Task[None] | None = field(default=None, repr=False)

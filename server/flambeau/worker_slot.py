@@ -70,6 +70,9 @@ class SlotObserver:
     def stage_entered(self, stage: LoadStage) -> None:
         """A starting worker has got so far."""
 
+    def worker_loaded(self, worker_id: str, loaded: Loaded) -> None:
+        """A worker is ready."""
+
     def worker_lost(self) -> None:
         """A worker that was ready has ended; another will be started."""
 
@@ -172,6 +175,7 @@ class WorkerSlot:
         self.reason = ""
         self.check = loaded.check
         self._enter(LoadStage.READY)
+        self._observer.worker_loaded(self.spec.worker_id, loaded)
         self._batcher.add(process)
         if not self.first_start.done():
             self.first_start.set_result(loaded)

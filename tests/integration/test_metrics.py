@@ -103,6 +103,22 @@ def test_responses_are_counted_by_listener_and_status(server: Server) -> None:
     assert torchserve_count(server, "Requests2XX") == host[2] + 4 + 6
 
 
+def test_a_worker_s_load_time_is_there_as_long_as_the_worker(server: Server) -> None:
+    def names() -> set[str]:
+        """Workers by the only thing their names have in common with their versions."""
+        samples = server.samples("WorkerLoadTime")
+        return {key.partition('"')[2].partition('"')[0] for key in samples}
+
+    before = {name for name in names() if name.endswith("-echo_2.0")}
+    assert len(before) == 1
+    server.management.put("/models/echo/2.0?min_worker=2&synchronous=true")
+    assert len({name for name in names() if name.endswith("-echo_2.0")}) == 2
+    server.management.put("/models/echo/2.0?min_worker=1&max_worker=1&synchronous=true")
+    assert len({name for name in names() if name.endswith("-echo_2.0")}) == 1
+    load_s = server.samples("flambeau_worker_load_seconds_count")
+    assert load_s['model="echo",version="2.0"'] >= 2
+
+
 def test_times_and_batches_are_counted_for_every_request(server: Server) -> None:
     labels = 'model="echo",version="2.0"'
     names = [
@@ -196,6 +212,7 @@ def test_what_a_handler_measures_is_on_the_page(measuring: Server) -> None:
         measure(measuring, user)
     page = measuring.metrics.get("/metrics").text
     for pattern in (
+        r'Loads\{ModelName="measuring",Level="Model",Hostname=".+",\} 1\.0',
         r"# TYPE Requests counter",
         r'Requests\{User="ann",Hostname=".+",\} 2\.0',
         r'Requests\{User="ben",Hostname=".+",\} 1\.0',
@@ -237,8 +254,13 @@ def test_in_the_log_a_metric_is_a_line_with_its_requests(tmp_path: Path) -> None
     ) as server:
         request_id = measure(server)["ids"]
         ending = rf"\|#hostname:.+,requestID:{request_id},timestamp:\d+"
+        end = r"\|#hostname:.+,timestamp:\d+"
         model = r"\|#ModelName:measuring,Level:Model"
+        version = "model_name:measuring,model_version:default"
         for logger, pattern in (
+            ("server", rf"ts_queue_latency_microseconds\.Microseconds:\d+\.\d+\|#{version}{end}"),
+            ("server", rf"WorkerLoadTime\.Milliseconds:\d+\.\d+\|#WorkerName:W-9000-.+{end}"),
+            ("model", rf"PredictionTime\.ms:\d+\.\d+{model}{ending}"),
             ("model", rf"Unlisted\.furlongs:1\.0{model}{ending}"),
             ("model", rf"Requests\.Count:1\.0\|#User:ann,ModelName:measuring,Level:Model{ending}"),
             (

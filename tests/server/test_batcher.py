@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import pytest
 
@@ -38,11 +38,16 @@ class Observed:
         self.sizes: list[int] = []
         self.waits_s: list[float] = []
 
-    def batch_started(self, *, size: int, queue_waits_s: Sequence[float]) -> None:
+    def batch_started(
+        self, *, size: int, queue_waits_s: Sequence[float], versions_given: Sequence[bool]
+    ) -> None:
+        assert len(queue_waits_s) == len(versions_given) == size
         self.sizes.append(size)
         self.waits_s += queue_waits_s
 
-    def batch_done(self, *, handler_s: float, roundtrip_s: float) -> None:
+    def batch_done(
+        self, *, handler_s: float, roundtrip_s: float, request_ids: Iterable[str]
+    ) -> None:
         assert roundtrip_s >= handler_s >= 0
 
     def samples(self, samples: Sequence[MetricSample]) -> None:
