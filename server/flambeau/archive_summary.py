@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flambeau.archive import digest, list_files, read_file, read_manifest
 from flambeau.errors import ArchiveError
+from flambeau.manifest import MANIFEST_PATH
 from flambeau.signature import (
     LINEAGE_PATH,
     PARITY_PATH,
@@ -30,7 +31,8 @@ def describe_archive(path: Path) -> str:
     files = list_files(path)
     lines = [str(path), f"sha256  {digest(path)}"]
     manifest = asdict(read_manifest(path))
-    lines += ["", "manifest", *_indented({k: v for k, v in manifest.items() if v is not None})]
+    title = "manifest" if MANIFEST_PATH in files else f"no {MANIFEST_PATH} in it, so the defaults"
+    lines += ["", title, *_indented({k: v for k, v in manifest.items() if v is not None})]
     signature = read_file(path, SIGNATURE_PATH)
     if signature is not None:
         shown = describe_signature(Signature.from_json(signature))

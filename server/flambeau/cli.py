@@ -66,7 +66,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         if spec.type == "bool":
             options["action"] = argparse.BooleanOptionalAction
         elif spec.type == "tuple[str, ...]":
-            options |= {"nargs": "+", "metavar": "MODEL"}
+            options |= {"nargs": "+", "metavar": "MODEL" if spec.name == "models" else "VALUE"}
         else:
             options["metavar"] = "VALUE"
         default = () if spec.default is dataclasses.MISSING else spec.default

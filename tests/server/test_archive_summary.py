@@ -55,3 +55,12 @@ def test_what_is_no_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "m.mar").write_text("hello")
     with pytest.raises(ArchiveError, match="not a zip file"):
         describe_archive(tmp_path / "m.mar")
+
+
+def test_an_archive_without_a_manifest_is_told_from_one_that_says_the_same(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.pt").write_bytes(b"x")
+    text = describe_archive(tmp_path / "model")
+    assert "no MAR-INF/MANIFEST.json in it, so the defaults" in text
+    assert "model_version          1.0" in text
+    assert "so the defaults" not in describe_archive(make(tmp_path / "m.mar"))
