@@ -13,7 +13,11 @@ from tests.integration.server import Server, running_server, wait_until
 
 SPEECHLESS = """
     def handle(data, context):
-        return [b"no JSON"] * len(data or [])
+        return [data[0]["body"]] if data else None
+"""
+UNAWARE = """
+    def handle(data, context):
+        return ["no JSON"] * len(data or [])
 """
 DESCRIBING = """
     class Handler:
@@ -33,6 +37,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
     archives = [
         make_archive(store, name="describing", handler=DESCRIBING),
         make_archive(store, name="speechless", handler=SPEECHLESS),
+        make_archive(store, name="unaware", handler=UNAWARE),
     ]
     with running_server(store, models=[archive.name for archive in archives]) as running:
         yield running
@@ -48,13 +53,18 @@ def test_a_handler_describes_itself_when_it_is_asked(server: Server, path: str) 
         assert "customizedMetadata" not in plain
 
 
-def test_a_handler_that_has_nothing_to_say_is_an_error(server: Server) -> None:
+def test_a_handler_that_does_not_know_the_question_describes_nothing(server: Server) -> None:
+    (described,) = server.management.get("/models/unaware", params={"customized": "true"}).json()
+    assert described["customizedMetadata"] == {}
+
+
+def test_a_handler_that_fails_at_the_question_is_an_error(server: Server) -> None:
     response = server.management.get("/models/speechless", params={"customized": "TRUE"})
     document = response.json()
     assert (response.status_code, document["type"]) == (500, "InternalServerException")
     assert document["message"] == "Failed to get customized model matadata."
-    assert "Expecting value" in document["reason"]
-    assert server.predict("speechless", json={}).text == "no JSON"
+    assert document["reason"] == "Prediction failed"
+    assert server.predict("speechless", json={"a": 1}).json() == {"a": 1}
 
 
 def test_a_model_is_ready_for_kserve_once_a_worker_is_and_not_before(server: Server) -> None:
@@ -145,6 +155,12 @@ def test_a_model_has_a_document_of_its_own(server: Server) -> None:
     for path in ("/models/describing", "/models/describing/1.0"):
         document = server.management.options(path).json()
         assert document["info"]["title"] == "RESTful Management API for: describing"
+        assert set(document["paths"]) == {
+            "/models/{model_name}",
+            "/models/{model_name}/deploy",
+            "/models/{model_name}/{model_version}",
+            "/models/{model_name}/{model_version}/set-default",
+        }
     assert server.management.options("/models/nobody").status_code == 404
     assert server.management.options("/models/describing/9").status_code == 404
 

@@ -24,6 +24,7 @@ def describe_version(
     """
     settings, package = version.settings, version.package
     on_gpu = any(slot.spec.load.device != "cpu" for slot in version.slots)
+    sequences = settings.sequence_batching
     ids = {} if settings.device_ids is None else {"deviceIds": list(settings.device_ids)}
     return {
         "modelName": version.model,
@@ -39,7 +40,7 @@ def describe_version(
         "maxRetryTimeoutInSec": _whole(settings.max_retry_timeout_s),
         "clientTimeoutInMills": settings.client_timeout_ms,
         "parallelType": settings.parallel_type,
-        "parallelLevel": settings.parallel_level,
+        "parallelLevel": settings.parallel_level if settings.parallel_type else 0,
         "deviceType": "gpu" if on_gpu else "cpu",
         **ids,
         "continuousBatching": settings.continuous_batching,
@@ -48,8 +49,8 @@ def describe_version(
         "stateful": settings.sequence_batching,
         "sequenceMaxIdleMSec": settings.sequence_max_idle_ms,
         "sequenceTimeoutMSec": settings.sequence_timeout_ms,
-        "maxNumSequence": settings.max_num_sequence,
-        "maxSequenceJobQueueSize": settings.max_sequence_job_queue_size,
+        "maxNumSequence": settings.max_num_sequence if sequences else 0,
+        "maxSequenceJobQueueSize": settings.max_sequence_job_queue_size if sequences else 0,
         "loadedAtStartup": package.at_startup,
         "workers": [_describe_worker(slot, gpu_usage or {}) for slot in version.slots],
         "jobQueueStatus": {

@@ -21,13 +21,14 @@ from flambeau.api.responses import PrettyJSON
 from flambeau.deployment import DeployEvent
 
 _MAX_JSON_BYTES = 1 << 20
+_ONE = "/models/{model_name}"
 
 
 def management_router(operations: Operations) -> APIRouter:
     """The table of routes; operation ids are TorchServe's, and `deployModel` is ours."""
     router = APIRouter(route_class=ManagementRoute)
     routes = _Routes(operations)
-    one, version = "/models/{model_name}", "/models/{model_name}/{model_version}"
+    one, version = _ONE, _ONE + "/{model_version}"
     for method, path, endpoint, operation_id in (
         ("POST", "/models", routes.register, "registerModel"),
         ("GET", "/models", routes.list_models, "listModels"),
@@ -120,10 +121,12 @@ class _Routes:
     async def describe_routes(
         self, model_name: str, request: Request, model_version: str | None = None
     ) -> Response:
-        """This port's OpenAPI document under one model's title."""
+        """What this port's OpenAPI document says of models, under one model's title."""
         self._operations.check_model(model_name, model_version)
+        document = document_of(request.app)
+        about = {path: item for path, item in document["paths"].items() if path.startswith(_ONE)}
         info = {"title": f"RESTful Management API for: {model_name}", "version": "1.0.0"}
-        return PrettyJSON(document_of(request.app) | {"info": info})
+        return PrettyJSON(document | {"info": info, "paths": about})
 
 
 def _response(answer: Answer) -> Response:

@@ -25,6 +25,7 @@ from flambeau.errors import (
     MethodNotAllowed,
     NoWorker,
     OutOfResources,
+    RequestError,
     WorkerError,
 )
 from flambeau.gpu_usage import read_gpu_usage
@@ -38,6 +39,7 @@ from flambeau.worker_slot import WorkerState
 
 _T = TypeVar("_T")
 _PAGE = 100
+_ABSENT = -(1 << 40)  # less than any number that can be given
 _UNSET = -1  # what TorchServe's clients send for a number they do not mean
 _WORKING = "Processing worker updates..."
 _PARTIAL = "Workers scaling in progress..."
@@ -164,7 +166,7 @@ class Operations:
         Raises:
             ModelNotFound, ModelVersionNotFound: No such entry.
             NoWorker: Nobody can be asked.
-            WorkerError: The handler says nothing, or nothing that is JSON.
+            WorkerError: The handler fails.
         """
         if number == "all":
             versions = self._registry.versions(model)
@@ -291,9 +293,9 @@ def _settings(
     settings: ModelSettings, parameters: Parameters, *, default_workers: int
 ) -> ModelSettings:
     """Explicit parameters over the archive's wishes over the server's defaults."""
-    if parameters.text("initial_workers") is not None:
-        workers = max(0, parameters.number("initial_workers", 0))
-        settings = settings.with_workers(workers)
+    wanted = parameters.number("initial_workers", _ABSENT)
+    if wanted != _ABSENT:
+        settings = settings.with_workers(max(0, wanted))
     elif settings.min_workers == 0:
         settings = settings.with_workers(default_workers)
     return replace(
@@ -319,11 +321,11 @@ def _raise_start_failed(error: WorkerError, version: ModelVersion) -> NoReturn:
 
 
 async def _ask_handler(version: ModelVersion) -> object:
-    """The handler's own description, from one worker.
+    """The handler's own description, from one worker; an empty one when it is no JSON.
 
     Raises:
         NoWorker: None is ready or on its way.
-        WorkerError: The answer is not JSON.
+        WorkerError: The handler fails.
     """
     request = InferenceRequest(
         request_id=str(uuid.uuid4()),
@@ -337,11 +339,13 @@ async def _ask_handler(version: ModelVersion) -> object:
             f'Model "{version.model}" has no worker to serve describe request. '
             "Please use scale workers API to add workers."
         ) from error
-    try:
-        return json.loads(bytes(reply.body), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+    except (WorkerError, RequestError) as error:
         # TorchServe's text, its spelling included
         raise WorkerError("Failed to get customized model matadata.") from error
+    try:
+        return json.loads(bytes(reply.body), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return {}  # as TorchServe says it: the handler did not mean to describe anything
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -109,6 +109,25 @@ def test_explicit_parameters_win_over_the_archive_which_wins_over_the_server(
     run(tmp_path, story, defaults=settings)
 
 
+@pytest.mark.parametrize("given", ["x", "", None])
+def test_initial_workers_that_are_no_number_leave_the_archive_s_wish(
+    tmp_path: Path, given: object
+) -> None:
+    make_archive(tmp_path, name="m", handler=HANDLER, model_yaml="minWorkers: 1\nmaxWorkers: 2\n")
+
+    async def story(operations: Operations) -> None:
+        wish = Parameters({"url": "m-1.0.mar", "initial_workers": given, "synchronous": "false"})
+        assert (await operations.register(wish)).code == 202
+        shown = await described(operations, "m")
+        assert (shown["minWorkers"], shown["maxWorkers"]) == (1, 2)
+        assert (await operations.unregister("m")).code == 200
+        none = Parameters({"url": "m-1.0.mar", "initial_workers": -1})
+        assert (await operations.register(none)).code == 200
+        assert (await described(operations, "m"))["minWorkers"] == 0
+
+    run(tmp_path, story)
+
+
 def test_a_registration_overrides_runtime_and_name(tmp_path: Path) -> None:
     make_archive(tmp_path, name="m", handler=HANDLER)
 
