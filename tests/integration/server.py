@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -187,13 +189,18 @@ class Server:
 
     # its start and end
 
-    def wait_listening(self) -> None:
-        """Wait until it has said where it listens, and connect to all of it."""
+    def wait_listening(self, certificate: Path | None = None) -> None:
+        """Wait until it has said where it listens, and connect to all of it but Unix sockets."""
+        trusted: ssl.SSLContext | bool = False
+        if certificate is not None:
+            trusted = ssl.create_default_context(cafile=certificate)
         self.stdout.wait(lambda line: line == "Model server started.")
         for line in self.stdout.so_far():
             audience, separator, url = line.partition(" at ")
-            if separator:
-                self._clients[audience] = httpx.Client(base_url=url, timeout=PATIENCE_S)
+            if separator and url.startswith("http"):
+                self._clients[audience] = httpx.Client(
+                    base_url=url, timeout=PATIENCE_S, verify=trusted
+                )
 
     def wait_ready(self) -> None:
         """Wait until every model it should serve answers."""
@@ -229,7 +236,11 @@ class Server:
 
 @contextmanager
 def running_server(
-    store: Path, *flags: str, models: Sequence[str] = (), ready: bool = True
+    store: Path,
+    *flags: str,
+    models: Sequence[str] = (),
+    ready: bool = True,
+    certificate: Path | None = None,
 ) -> Generator[Server]:
     """A server on ports the kernel chooses; stopped and checked at the end of the block.
 
@@ -238,13 +249,14 @@ def running_server(
         flags: More of `flambeau serve`'s.
         models: What to serve from the start, `NAME=ARCHIVE` or `ARCHIVE`.
         ready: Wait until it is ready.
+        certificate: What its clients trust when it speaks TLS; None for anything.
     """
     mark = uuid.uuid4().hex
     with ExitStack() as stack:
         server = Server(_start(store, flags, models, mark=mark), store, mark=mark)
         stack.callback(server.close)
         try:
-            server.wait_listening()
+            server.wait_listening(certificate)
             if ready:
                 server.wait_ready()
             yield server
@@ -280,6 +292,12 @@ def serve_command(store: Path, *flags: str) -> list[str]:
         if f"--{audience}-address" not in flags:
             command += [f"--{audience}-address", "127.0.0.1:0"]
     return command
+
+
+def free_port() -> int:
+    """A port that nobody uses now; what needs to know it beforehand takes it at once."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def clean_environment() -> dict[str, str]:

@@ -91,3 +91,78 @@ def test_management_open_to_the_network_needs_a_word() -> None:
         load(flags={"management_address": "0.0.0.0:8081"})
     config = load(flags={"management_address": "0.0.0.0:8081", "allow_remote_management": True})
     assert config.management_address.port == 8081
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("0.0.0.0:80", Address("0.0.0.0", 80)),
+        (":80", Address("127.0.0.1", 80)),
+        ("[::1]:80", Address("::1", 80)),
+        ("http://host:80", Address("host", 80)),
+        ("https://host:443/", Address("host", 443, tls=True)),
+        ("HTTPS://[::]:443", Address("::", 443, tls=True)),
+        ("unix:/run/flambeau.sock", Address("", 0, path=Path("/run/flambeau.sock"))),
+    ],
+)
+def test_an_address_is_read_and_shown_alike(text: str, address: Address) -> None:
+    assert Address.parse(text) == address
+    assert Address.parse(str(address)) == address
+    assert Address.parse(address.url) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "host", "host:", "host:http", "host:-1", "host:65536", "host:²", "unix:run.sock"]
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="give "):
+        Address.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("localhost:1", True),
+        ("[::1]:1", True),
+        ("unix:/run/a.sock", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("example.org:1", False),
+    ],
+)
+def test_only_this_machine_s_own_addresses_are_loopback(text: str, is_loopback: bool) -> None:  # noqa: FBT001  # pytest's parametrize
+    assert Address.parse(text).is_loopback is is_loopback
+
+
+def test_management_over_grpc_needs_a_word_too_unless_grpc_is_off() -> None:
+    flags: dict[str, object] = {"grpc_management_address": "0.0.0.0:7071"}
+    with pytest.raises(ConfigError, match=r"grpc_management_address is 0\.0\.0\.0:7071"):
+        load(flags=flags)
+    assert not load(flags=flags | {"grpc": "false"}).grpc
+
+
+def test_settings_of_models_come_from_a_table_or_from_json(tmp_path: Path) -> None:
+    file = tmp_path / "flambeau.toml"
+    file.write_text('[model_settings.digits."1.0"]\nbatchSize = 4\n')
+    table = {"digits": {"1.0": {"batchSize": 4}}}
+    assert load(file=file).model_settings == table
+    text = '{"digits": {"1.0": {"batchSize": 4}}}'
+    assert load(environment={"FLAMBEAU_MODEL_SETTINGS": text}).model_settings == table
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("MODEL_SETTINGS", "{", "give {"),
+        ("MODEL_SETTINGS", '{"digits": {"1.0": 4}}', "give {"),
+        ("MODEL_SETTINGS", "[]", "give {"),
+        ("CERTIFICATE_FILE", "c.pem", "certificate_file and private_key_file belong together"),
+        ("BLACKLIST_ENV_VARS", "(", "no regular expression"),
+    ],
+)
+def test_settings_that_contradict_or_cannot_be_read_are_refused(
+    variable: str, value: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(environment={f"FLAMBEAU_{variable}": value})

@@ -1,0 +1,131 @@
+"""How the server listens: with TLS, on Unix sockets, and for several audiences at one address."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.integration.archives import service
+from tests.integration.server import PATIENCE_S, Server, free_port, running_server
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 and its key, as people would make them."""
+    directory = tmp_path_factory.mktemp("certificate")
+    paths = directory / "certificate.pem", directory / "key.pem"
+    command = [
+        *("openssl", "req", "-x509", "-nodes", "-days", "1", "-subj", "/CN=test"),
+        *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"),
+        *("-addext", "subjectAltName=IP:127.0.0.1"),
+        *("-out", str(paths[0]), "-keyout", str(paths[1])),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def combined(
+    tmp_path_factory: pytest.TempPathFactory, certificate: tuple[Path, Path]
+) -> Generator[Server]:
+    """Inference and management with TLS at one address, metrics on a Unix socket; serves echo."""
+    directory = tmp_path_factory.mktemp("combined")
+    service(directory, "echo")
+    address = f"https://127.0.0.1:{free_port()}"
+    with running_server(
+        directory,
+        *("--inference-address", address),
+        *("--management-address", address),
+        *("--metrics-address", f"unix:{directory / 'metrics.sock'}"),
+        *("--certificate-file", str(certificate[0])),
+        *("--private-key-file", str(certificate[1])),
+        *("--cors-allowed-origin", "https://example.org"),
+        *("--cors-allowed-methods", "GET, POST"),
+        models=["echo-1.0.mar"],
+        certificate=certificate[0],
+    ) as server:
+        yield server
+
+
+def test_one_listener_serves_predictions_and_management(combined: Server) -> None:
+    assert combined.inference.base_url == combined.management.base_url
+    assert combined.inference.base_url.scheme == "https"
+    assert combined.predict("echo", json={}).status_code == 200
+    assert combined.describe("echo")["modelName"] == "echo"
+    assert combined.inference.get("/ping").json() == {"status": "Healthy"}
+
+
+def test_plain_http_to_a_tls_port_is_told_so(combined: Server) -> None:
+    address = (combined.inference.base_url.host, combined.inference.base_url.port)
+    with socket.create_connection((address[0], address[1] or 0), timeout=PATIENCE_S) as client:
+        client.sendall(b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n")
+        answer = b""
+        while b'requests"\n}' not in answer:
+            received = client.recv(4096)
+            assert received
+            answer += received
+    assert answer.startswith(b"HTTP/1.1 403 ")
+    assert b'{\n  "status": "This TorchServe instance only accepts HTTPS requests"\n}' in answer
+
+
+def test_tls_older_than_1_2_is_refused(combined: Server) -> None:
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(httpx.TransportError):
+        httpx.get(combined.inference.base_url, verify=old, trust_env=False)
+
+
+def test_every_answer_has_the_cors_headers(combined: Server) -> None:
+    for response in (
+        combined.predict("echo", json={}),
+        combined.inference.post("/predictions/none"),
+        combined.inference.options("/predictions/echo"),
+        combined.management.get("/models"),
+    ):
+        assert response.headers["access-control-allow-origin"] == "https://example.org"
+        assert response.headers["access-control-allow-methods"] == "GET, POST"
+        assert "access-control-allow-headers" not in response.headers
+
+
+def test_metrics_are_read_from_a_unix_socket(combined: Server) -> None:
+    path = combined.store / "metrics.sock"
+    transport = httpx.HTTPTransport(uds=str(path))
+    with httpx.Client(transport=transport, base_url="http://metrics") as client:
+        assert "flambeau_ready 1.0" in client.get("/metrics").text
+    assert path.is_socket()
+
+
+def test_a_socket_left_behind_is_replaced_and_removed_in_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "inference.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    assert path.is_socket()
+    with running_server(tmp_path, "--inference-address", f"unix:{path}", "--no-metrics-api"):
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport, base_url="http://inference") as client:
+            assert client.get("/ping").status_code == 200
+    assert not os.path.lexists(path)
+
+
+def test_without_a_certificate_one_is_made(tmp_path: Path) -> None:
+    with running_server(
+        tmp_path, "--inference-address", "https://127.0.0.1:0", "--no-metrics-api"
+    ) as server:
+        url = server.inference.base_url
+        with httpx.Client(verify=False, trust_env=False) as client:  # noqa: S501  # it is self-signed
+            assert client.get(f"{url}/ping").json() == {"status": "Healthy"}
+        with pytest.raises(httpx.ConnectError, match="self-signed"):
+            httpx.get(f"{url}/ping", trust_env=False)
+        record = server.wait_record(lambda record: "self-signed" in record["message"])
+        assert record["level"] == "WARNING"
