@@ -248,6 +248,13 @@ def test_a_handler_with_a_handle_of_its_own_splits_batches_itself(tmp_path: Path
     assert answer(entry_point, 1, 2) == [2, 2]
 
 
+def test_a_built_in_handler_groups_its_samples_itself(tmp_path: Path) -> None:
+    files = {"model.py": MODEL, "config.yaml": "micro_batching: {micro_batch_size: 1}\n"}
+    named = {"modelFile": "model.py", "configFile": "config.yaml"}
+    entry_point = load(tmp_path, "base_handler", files, **named)
+    assert answer(entry_point, [1.0], [2.0], [[3.0]]) == [[2.0], [4.0], [[6.0]]]
+
+
 def test_a_wrong_micro_batching_is_refused(tmp_path: Path) -> None:
     files = {"mine.py": SUBCLASS, "config.yaml": "micro_batching: 4\n"}
     with pytest.raises(ArchiveError, match="micro_batching is 4; give `micro_batch_size: 4`"):

@@ -16,6 +16,7 @@ from flambeau.torchserve.util import (
     PredictionException,
     PT2Backend,
     check_valid_pt2_backend,
+    get_tokenizer,
     get_yaml_config,
     import_class,
     list_classes_from_module,
@@ -91,8 +92,16 @@ def test_a_class_that_is_not_there_is_an_import_error(name: str) -> None:
         import_class(name)
 
 
-def test_tags_are_found() -> None:
-    assert CLEANUP_REGEX.sub("", "<b>bold</b> text") == "bold text"
+def test_tags_and_entities_are_found() -> None:
+    assert CLEANUP_REGEX.sub("", "<b>bold</b>&nbsp; text&#33;") == "bold text"
+
+
+def test_text_is_split_as_asked_for() -> None:
+    assert get_tokenizer(None)("You, Me") == ["You,", "Me"]
+    assert get_tokenizer("basic_english")("You, Me") == ["you", ",", "me"]
+    assert get_tokenizer(list)("ab") == ["a", "b"]
+    with pytest.raises(ValueError, match="no tokenizer 'spacy'; use basic_english"):
+        get_tokenizer("spacy")
 
 
 @pytest.fixture

@@ -89,11 +89,13 @@ def _in_micro_batches(entry_point: EntryPoint) -> EntryPoint:
     """Split batches as the YAML asks for, if the handler does not do so by itself.
 
     Only `BaseHandler.handle` is known to be made of nothing but the steps; what overrides it reads
-    the YAML by itself.
+    the YAML by itself. A `SampleHandler` goes through them with its samples grouped by shape.
     """
     settings = entry_point.context.model_yaml_config.get("micro_batching")
     handler = entry_point.handler
     if settings is None or not isinstance(handler, BaseHandler):
+        return entry_point
+    if isinstance(handler, SampleHandler):
         return entry_point
     if type(handler).handle is not BaseHandler.handle or "handle" in vars(handler):
         return entry_point

@@ -1,4 +1,4 @@
-"""What handlers import from `ts.utils.util` and `ts.handler_utils.utils`."""
+"""What handlers import from `ts.utils.util` and `ts.handler_utils`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import importlib
 import inspect
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from flambeau import labels
+from flambeau import labels, text
 from flambeau.errors import HandlerFailed
 from flambeau.model_yaml import read_model_yaml
 from flambeau.module_files import classes_defined_in
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CLEANUP_REGEX: Final = re.compile(r"<[^>]*>")
-"""A tag of HTML."""
+CLEANUP_REGEX: Final = re.compile(r"<[^>]*>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
+"""A tag or an entity of HTML."""
 
 
 class PredictionException(HandlerFailed):
@@ -118,6 +118,30 @@ def get_yaml_config(yaml_file_path: str | Path) -> dict[str, Any]:
     """
     path = Path(yaml_file_path)
     return read_model_yaml(path.parent, path.name)
+
+
+def get_tokenizer(
+    tokenizer: str | Callable[[str], list[str]] | None,
+    language: str = "en",  # noqa: ARG001  # only one is built in
+) -> Callable[[str], list[str]]:
+    """What splits text into words.
+
+    Args:
+        tokenizer: None splits at spaces; `basic_english` makes words lower case and splits
+            punctuation off; a function is the tokenizer itself.
+
+    Raises:
+        ValueError: There is none of this name.
+    """
+    if callable(tokenizer):
+        return tokenizer
+    match tokenizer:
+        case None:
+            return str.split
+        case "basic_english":
+            return text.tokenize
+        case _:
+            raise ValueError(f"there is no tokenizer {tokenizer!r}; use basic_english")
 
 
 def import_class(class_name: str, module_prefix: str | None = None) -> type:

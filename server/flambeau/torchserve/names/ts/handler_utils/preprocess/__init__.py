@@ -1,0 +1,1 @@
+"""TorchServe's import names, made of Flambeau."""
