@@ -115,7 +115,8 @@ def _check_end_record(file: BinaryIO, limits: UnpackLimits) -> int:
     record = file.read(_END_RECORD.size)
     if not zipfile.is_zipfile(file):
         raise ArchiveError(
-            "not a zip file; build it with `flambeau export` or torch-model-archiver"
+            "not a zip file, nor a tar.gz one; build it with `flambeau export` or "
+            "`flambeau archive`"
         )
     if record[:4] != _END_SIGNATURE:
         raise ArchiveError(

@@ -270,7 +270,7 @@ def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "empty.mar").write_bytes(b"")
     (tmp_path / "text.mar").write_bytes(b"hello" * 100)
     for name in ("empty.mar", "text.mar"):
-        with pytest.raises(ArchiveError, match=rf"{name}: not a zip file; build it"):
+        with pytest.raises(ArchiveError, match=rf"{name}: not a zip file, nor a tar\.gz one; build it"):
             read_manifest(tmp_path / name)
     with pytest.raises(ArchiveError, match=r"none\.mar cannot be read.*No such file"):
         read_manifest(tmp_path / "none.mar")
