@@ -161,7 +161,7 @@ class BaseHandler:
 
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # model's
-        """Run the model, without autograd, on tensors, or lists of them, moved to its device."""
+        """Run the model, without autograd, on what `moved` moves to its device."""
         with torch.inference_mode():
             return self.model(*(moved(item, self.device) for item in (data, *args)), **kwargs)
 
@@ -267,12 +267,11 @@ def device_of(context: Context) -> torch.device:
 
 
 def moved(item: Any, device: torch.device) -> Any:  # noqa: ANN401  # whatever a model takes
-    """A tensor, or a list of them, on this device; anything else as it is."""
-    if isinstance(item, torch.Tensor):
-        return item.to(device)
+    """A tensor, a list of them, or what else has `to`, on this device; anything else as it is."""
     if isinstance(item, list) and all(isinstance(part, torch.Tensor) for part in item):
         return [part.to(device) for part in item]
-    return item
+    to = getattr(item, "to", None)
+    return to(device) if callable(to) else item
 
 
 def _class_index(value: object) -> int:

@@ -63,6 +63,22 @@ class Vocabulary:
             raise KeyError(token)
         return index
 
+    def __call__(self, tokens: Sequence[str]) -> list[int]:
+        """Numbers in order; torchtext's call for handlers that make it.
+
+        Raises:
+            KeyError: One is not in the vocabulary, and unknown tokens have no number.
+        """
+        return [self[token] for token in tokens]
+
+    def get_stoi(self) -> dict[str, int]:
+        """Numbers by token, as torchtext calls them."""
+        return dict(self.stoi)
+
+    def get_itos(self) -> list[str]:
+        """Tokens in the order of their numbers, as torchtext calls them."""
+        return [token for _, token in sorted(self.itos.items())]
+
     def indices(self, tokens: Sequence[str]) -> list[int]:
         """Numbers in order; unknown tokens are left out when they have none."""
         return [self[token] for token in tokens if token in self or self.default_index is not None]

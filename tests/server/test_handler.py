@@ -58,6 +58,26 @@ def test_an_archive_without_a_model_we_read_is_refused(tmp_path: Path, weights: 
         BaseHandler().initialize(context(tmp_path, serializedFile=weights))
 
 
+class Tokens(dict[str, torch.Tensor]):
+    """What a tokenizer makes, of another library."""
+
+    def to(self, device: torch.device) -> dict[str, str]:
+        return dict.fromkeys(self, str(device))
+
+
+def test_what_can_be_moved_to_the_models_device_is_moved() -> None:
+    def model(*given: object) -> tuple[object, ...]:
+        return given
+
+    handler = BaseHandler()
+    handler.device = torch.device("meta")
+    handler.model = model
+    tensor = torch.ones(1)
+    one, many, tokens, text = handler.inference(tensor, [tensor] * 2, Tokens(ids=tensor), "text")
+    assert [part.device.type for part in (one, *many)] == ["meta"] * 3
+    assert (tokens, text) == ({"ids": "meta"}, "text")
+
+
 class Explaining(BaseHandler):
     """Answers an explanation with the request it was asked about."""
 

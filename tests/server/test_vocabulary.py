@@ -78,6 +78,13 @@ def test_unknown_tokens_have_the_number_of_their_stand_in() -> None:
     assert vocabulary.itos[3] == "c"
 
 
+def test_handlers_may_ask_as_they_asked_torchtext() -> None:
+    vocabulary = Vocabulary(EXPECTED)
+    assert vocabulary(["c", "x"]) == [3, 0]
+    assert vocabulary.get_stoi() == EXPECTED
+    assert vocabulary.get_itos() == list(EXPECTED)
+
+
 def test_unknown_tokens_without_a_stand_in_are_left_out() -> None:
     vocabulary = Vocabulary({"a": 0})
     assert vocabulary.indices(["x", "a"]) == [0]

@@ -105,6 +105,11 @@ def parameters(**values: object) -> SimpleNamespace:
     return SimpleNamespace(**values)
 
 
+def adapter(*arguments: object) -> tuple[object, ...]:
+    """Stands for vLLM's LoRARequest."""
+    return arguments
+
+
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
     """The engines that were started."""
@@ -120,7 +125,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> list[Engine]:
         AsyncLLMEngine=SimpleNamespace(from_engine_args=start),
         SamplingParams=parameters,
     )
-    vars(lora).update(LoRARequest=lambda *arguments: arguments)
+    vars(lora).update(LoRARequest=adapter)
     modules = {"vllm": vllm, "vllm.lora": ModuleType("vllm.lora"), "vllm.lora.request": lora}
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -181,8 +186,8 @@ def test_an_adapter_goes_by_its_name(tmp_path: Path, engines: list[Engine]) -> N
     ask(instance, {"prompt": "a", "model": "fast"}, path="v1/completions")
     ask(instance, {"prompt": "a", "lora_adapter": "fast"})
     ask(instance, {"prompt": "a", "model": "model"}, path="v1/completions")
-    adapter = ("fast", 1, str(tmp_path / "adapters/fast"))
-    assert [asked[2] for asked in engines[0].asked] == [adapter, adapter, None]
+    fast = ("fast", 1, str(tmp_path / "adapters/fast"))
+    assert [asked[2] for asked in engines[0].asked] == [fast, fast, None]
     _, models = ask(instance, {}, path="v1/models")
     assert [model["id"] for model in models["data"]] == ["model", "fast"]
 
@@ -278,12 +283,21 @@ class Runner:
         return steps if streaming else list(steps)[-1]
 
 
+def runner(*, engine_dir: str) -> Runner:
+    assert engine_dir == "engine"
+    return Runner()
+
+
+def tokenizer(name: str, **_: object) -> Letters:
+    assert name == "words"
+    return Letters()
+
+
 @pytest.fixture
 def tensorrt(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime, transformers = ModuleType("tensorrt_llm.runtime"), ModuleType("transformers")
-    vars(runtime).update(ModelRunner=SimpleNamespace(from_dir=lambda **_: Runner()))
-    tokenizer = SimpleNamespace(from_pretrained=lambda *_, **__: Letters())
-    vars(transformers).update(AutoTokenizer=tokenizer)
+    vars(runtime).update(ModelRunner=SimpleNamespace(from_dir=runner))
+    vars(transformers).update(AutoTokenizer=SimpleNamespace(from_pretrained=tokenizer))
     modules = {
         "tensorrt_llm": ModuleType("tensorrt_llm"),
         "tensorrt_llm.runtime": runtime,
