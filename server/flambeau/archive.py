@@ -14,6 +14,7 @@ import hashlib
 import shutil
 import stat
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -120,7 +121,13 @@ def list_files(path: Path) -> dict[str, int]:
         return {item.name: item.size_bytes for item in content if not item.is_dir}
 
 
-def unpack(path: Path, into: Path, *, limits: UnpackLimits | None = None) -> Manifest:
+def unpack(
+    path: Path,
+    into: Path,
+    *,
+    limits: UnpackLimits | None = None,
+    stopping: threading.Event | None = None,
+) -> Manifest:
     """Unpack an archive file, or copy an archive directory, all or nothing.
 
     All names, modes and promised sizes are checked first; then the files are written to a hidden
@@ -135,6 +142,7 @@ def unpack(path: Path, into: Path, *, limits: UnpackLimits | None = None) -> Man
         path: The archive.
         into: Where the content goes; must not exist, or be an empty directory.
         limits: The most it may take; None means `UnpackLimits()`.
+        stopping: Gives up when it is set.
 
     Returns:
         The archive's manifest; without one, TorchServe's defaults.
@@ -153,15 +161,15 @@ def unpack(path: Path, into: Path, *, limits: UnpackLimits | None = None) -> Man
             )
         staging = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=into.parent))
         try:
-            _write_tree(content, staging)
+            _write_tree(content, staging, stopping)
             staging.rename(into)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return manifest
 
 
-def digest(path: Path) -> str:
-    """The sha256 of an archive, in hexadecimal.
+def digest(path: Path, *, stopping: threading.Event | None = None) -> str:
+    """The sha256 of an archive, in hexadecimal; reads all of it, unless `stopping` is set.
 
     For a directory it covers the names and contents of all files in it, whatever their order.
 
@@ -171,12 +179,24 @@ def digest(path: Path) -> str:
     if not path.is_dir():
         try:
             with path.open("rb") as file:
-                return _sha256(iter(partial(file.read, _COPY_BYTES), b""))
+                pieces = iter(partial(file.read, _COPY_BYTES), b"")
+                return _sha256(_unless(stopping, pieces))
         except OSError as error:
             raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
     with opened(path, _READING) as content:
-        lines = [f"{item.name} {_sha256(item.pieces())}\n" for item in content if not item.is_dir]
+        lines = [
+            f"{item.name} {_sha256(_unless(stopping, item.pieces()))}\n"
+            for item in content
+            if not item.is_dir
+        ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+
+
+def _unless(stopping: threading.Event | None, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        if stopping is not None and stopping.is_set():
+            raise ArchiveError("the server is stopping")
+        yield piece
 
 
 def _manifest(content: list[Item]) -> Manifest:
@@ -200,7 +220,7 @@ def _is_linked(item: Item) -> bool:
     return item.source is not None and item.size_bytes >= _LINKED_BYTES
 
 
-def _write_tree(content: list[Item], root: Path) -> None:
+def _write_tree(content: list[Item], root: Path, stopping: threading.Event | None) -> None:
     root.chmod(0o755)
     for item in content:
         path = root / item.name
@@ -210,7 +230,7 @@ def _write_tree(content: list[Item], root: Path) -> None:
             path.symlink_to(item.source.resolve())
         elif not item.is_dir:
             with path.open("xb") as file:
-                file.writelines(item.pieces())
+                file.writelines(_unless(stopping, item.pieces()))
             path.chmod(0o644)
     for path in root.rglob("*"):
         if path.is_dir():

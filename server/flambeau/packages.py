@@ -116,7 +116,7 @@ class PackageLoader:
             await asyncio.to_thread(package.downloaded.unlink, missing_ok=True)
 
     def stop(self) -> None:
-        """The server stops: give up what is being fetched or installed, and keep the rest."""
+        """The server stops: give up what is being loaded, and keep what was fetched."""
         self._stopping.set()
         self._downloads.stop()
 
@@ -153,7 +153,7 @@ class PackageLoader:
             return directory
 
     def _open(self, archive: Path, wanted: _Wanted) -> tuple[Package, ModelSettings]:
-        unpacked = self._store.unpack(archive)
+        unpacked = self._store.unpack(archive, stopping=self._stopping)
         try:
             manifest = unpacked.manifest
             if manifest.model_name is None and wanted.at_startup:

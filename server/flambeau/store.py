@@ -143,8 +143,12 @@ class ModelStore:
             raise ArchiveError(f"{path} cannot be copied to {target}: {error}") from error
         return target
 
-    def unpack(self, archive_path: Path) -> Unpacked:
+    def unpack(self, archive_path: Path, *, stopping: threading.Event | None = None) -> Unpacked:
         """Unpack an archive into a new directory of its own.
+
+        Args:
+            archive_path: The archive.
+            stopping: Gives up when it is set.
 
         Returns:
             Where it is, `<scratch>/<first 16 digits of the archive's sha256>-<unique>`, and what
@@ -155,13 +159,13 @@ class ModelStore:
         """
         if archive_path.is_symlink() and not self._is_inside(archive_path):
             raise ArchiveError(f"{archive_path} is a link; put the archive itself there")
-        sha256 = digest(archive_path)
+        sha256 = digest(archive_path, stopping=stopping)
         with self._lock:  # models are unpacked by several threads at a time
             if self._scratch is None:
                 self._scratch = Path(tempfile.mkdtemp(prefix="flambeau-", dir=self._scratch_parent))
         into = Path(tempfile.mkdtemp(prefix=f"{sha256[:16]}-", dir=self._scratch))
         try:
-            manifest = unpack(archive_path, into, limits=self._limits)
+            manifest = unpack(archive_path, into, limits=self._limits, stopping=stopping)
         except BaseException:
             into.rmdir()
             raise

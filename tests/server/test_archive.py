@@ -8,6 +8,7 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import zipfile
 import zlib
 from dataclasses import dataclass, replace
@@ -263,6 +264,19 @@ class Unseekable:
         self.flush = flush
 
 
+def test_a_server_that_stops_does_not_go_on_reading(archive: Path, tmp_path: Path) -> None:
+    unpack(archive, tmp_path / "as_directory")
+    before = tree(tmp_path)
+    stopping = threading.Event()
+    stopping.set()
+    for path in (archive, tmp_path / "as_directory"):
+        with pytest.raises(ArchiveError, match="the server is stopping"):
+            unpack(path, tmp_path / "model", stopping=stopping)
+        with pytest.raises(ArchiveError, match="the server is stopping"):
+            digest(path, stopping=stopping)
+    assert tree(tmp_path) == before
+
+
 # what is no archive
 
 
@@ -270,7 +284,9 @@ def test_what_is_no_archive_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "empty.mar").write_bytes(b"")
     (tmp_path / "text.mar").write_bytes(b"hello" * 100)
     for name in ("empty.mar", "text.mar"):
-        with pytest.raises(ArchiveError, match=rf"{name}: not a zip file, nor a tar\.gz one; build it"):
+        with pytest.raises(
+            ArchiveError, match=rf"{name}: not a zip file, nor a tar\.gz one; build it"
+        ):
             read_manifest(tmp_path / name)
     with pytest.raises(ArchiveError, match=r"none\.mar cannot be read.*No such file"):
         read_manifest(tmp_path / "none.mar")

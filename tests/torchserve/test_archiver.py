@@ -123,7 +123,7 @@ def test_all_flags_give_the_same_artefact_in_every_format(
         ["--handler", "handler"],
         ["--handler", "handler:entry"],
         ["--handler", "../sources/handler.py", "--serialized-file", "extra/../weights.pt"],
-        ["--handler", "handler.py", "--extra-files", "none*,[ot]*.txt"],
+        ["--handler", "handler.py", "--extra-files", "none*,[to]*.txt"],
         ["--handler", "BaseHandler", "--runtime", "LSP"],
         ["--handler", "handler.py", "--extra-files", "handler.py"],
     ],
