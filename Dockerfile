@@ -1,6 +1,7 @@
 # syntax=docker/dockerfile:1
 # docker build --build-arg TORCH_VARIANT=cpu .      (or cu130, for NVIDIA devices)
 # docker build --target training .                  (with the training program and its libraries)
+# docker build --target torchserve .                (with the paths and commands of TorchServe's)
 
 ARG PYTHON_VERSION=3.11
 
@@ -41,6 +42,26 @@ USER 1000:1000
 VOLUME /home/flambeau/model-store
 CMD ["python", "-m", "training.train", "training/configs/digits_lenet.toml"]
 
+FROM python:${PYTHON_VERSION}-slim-bookworm AS torchserve
+RUN useradd --create-home --uid 1000 model-server \
+ && install --directory --owner=model-server --group=model-server \
+      /home/model-server/model-store /home/model-server/wf-store /home/model-server/tmp
+WORKDIR /home/model-server
+ENV PATH=/opt/flambeau/bin:$PATH \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_VISIBLE_DEVICES=all \
+    PYTHONUNBUFFERED=1 \
+    TEMP=/home/model-server/tmp
+COPY --from=build /opt/flambeau /opt/flambeau
+COPY deploy/torchserve/bin /usr/local/bin
+COPY --chown=1000:1000 deploy/torchserve/config.properties config.properties
+USER 1000:1000
+EXPOSE 7070 7071 8080 8081 8082
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/livez', timeout=2)"]
+ENTRYPOINT ["/usr/local/bin/dockerd-entrypoint.sh"]
+CMD ["serve"]
+
 FROM base AS runtime
 LABEL org.opencontainers.image.title="Flambeau" \
       org.opencontainers.image.description="Serves PyTorch models: train, export, serve" \
@@ -48,6 +69,7 @@ LABEL org.opencontainers.image.title="Flambeau" \
       org.opencontainers.image.source="https://github.com/flambeau/flambeau" \
       org.opencontainers.image.documentation="https://github.com/flambeau/flambeau/tree/main/docs"
 COPY --from=build /opt/flambeau /opt/flambeau
+COPY deploy/torchserve/bin/torch* /usr/local/bin/
 USER 1000:1000
 VOLUME /home/flambeau/model-store
 EXPOSE 7070 8080 8081 8082
