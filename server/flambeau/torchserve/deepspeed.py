@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
+
 from flambeau.errors import ArchiveError
-from flambeau.handler import BaseHandler
+from flambeau.handler import BaseHandler, device_of
 
 if TYPE_CHECKING:
     from flambeau.context import Context
@@ -55,4 +58,14 @@ def create_checkpoints_json(model_path: str | Path, checkpoints_json: str | Path
 
 
 class BaseDeepSpeedHandler(BaseHandler):
-    """A handler whose `initialize` makes `self.model` and gives it to `get_ds_engine`."""
+    """A handler whose subclass makes the model in `initialize`, with `get_ds_engine`."""
+
+    def initialize(self, context: Context) -> None:
+        """Read the manifest and the YAML and choose the device; no weights are loaded."""
+        self.context = context
+        self.manifest = context.manifest
+        self.model_yaml_config = context.model_yaml_config
+        self.device = device_of(context)
+        if self.device.type == "cuda" and "LOCAL_RANK" in os.environ:
+            self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        self.map_location = self.device.type

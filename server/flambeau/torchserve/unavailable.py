@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from flambeau.context import Context
 
 _NO_PIPPY = (
-    "PiPPy pipelines are not supported: the package has ended; use torch.distributed.pipelining, "
-    "or the YAML's parallelType: tp"
+    "PiPPy pipelines are not supported, as the package has ended; use "
+    "torch.distributed.pipelining in a handler of your own"
 )
 
 

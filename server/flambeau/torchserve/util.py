@@ -129,6 +129,7 @@ def get_tokenizer(
     Args:
         tokenizer: None splits at spaces; `basic_english` makes words lower case and splits
             punctuation off; a function is the tokenizer itself.
+        language: Without effect.
 
     Raises:
         ValueError: There is none of this name.
