@@ -122,8 +122,11 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return response
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:  # noqa: ARG001
+async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    guard: Guard = request.app.state.guard
+    if (refusal := guard.stranger(request.scope)) is not None and error.status_code == 404:
+        return error_response(refusal)
     return http_error(error.status_code)
 
 

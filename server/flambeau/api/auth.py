@@ -17,7 +17,13 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from flambeau.api.openapi import PARAMETERS
-from flambeau.errors import BadParameter, Forbidden, TokenRefused, Unauthorized
+from flambeau.errors import (
+    BadParameter,
+    FlambeauError,
+    Forbidden,
+    TokenRefused,
+    Unauthorized,
+)
 from flambeau.key_file import Tokens
 from flambeau.tokens import KeyRing, Role, Verdict
 
@@ -56,12 +62,8 @@ class Guard:
         if len(values) > 1:
             raise BadParameter(f"the request has {len(values)} Authorization headers; send one")
         verdict = self._keys.check(_shown_key(values), role)
-        if verdict is Verdict.VALID:
-            return
-        text = _REFUSED.format("Authentication" if role is Role.API else "Authorization")
-        if self._status_400:
-            raise TokenRefused(text)
-        raise Forbidden(text) if verdict is Verdict.OTHER_ROLE else Unauthorized(text)
+        if verdict is not Verdict.VALID:
+            raise self._refusal(verdict, role)
 
     def checker(self, role: Role) -> Callable[[str | None], None]:
         """`check` for callers that have one value or none, e.g. gRPC metadata."""
@@ -81,6 +83,19 @@ class Guard:
             return True
         shown = _shown_key([value for name, value in scope["headers"] if name == _HEADER])
         return self._keys.check(shown, Role.MANAGEMENT) is not Verdict.UNKNOWN
+
+    def stranger(self, scope: Scope) -> FlambeauError | None:
+        """What a caller hears who shows no valid key and asks for a path that is not there.
+
+        None for everybody else: they may know which paths there are.
+        """
+        return None if self.trusts(scope) else self._refusal(Verdict.UNKNOWN, Role.MANAGEMENT)
+
+    def _refusal(self, verdict: Verdict, role: Role) -> FlambeauError:
+        text = _REFUSED.format("Authentication" if role is Role.API else "Authorization")
+        if self._status_400:
+            return TokenRefused(text)
+        return Forbidden(text) if verdict is Verdict.OTHER_ROLE else Unauthorized(text)
 
 
 class GuardedRoute(APIRoute):

@@ -49,22 +49,22 @@ class Parameters:
         """A string; None when it is not given.
 
         Raises:
-            BadParameter: A list or an object.
+            BadParameter: A list or an object, here and below.
         """
         value = self._values.get(name)
         if isinstance(value, (list, dict)):
-            raise BadParameter(f"{name} is {value!r}; give a string")
+            raise BadParameter(f"{name} is {value!r}; give one value")
         return None if value is None else str(value)
 
     def number(self, name: str, default: int) -> int:
         """A whole number; anything else falls back to the default."""
-        found = _WHOLE_NUMBER.fullmatch(str(self._values.get(name)).strip())
+        found = _WHOLE_NUMBER.fullmatch((self.text(name) or "").strip())
         return int(found[1]) if found else default
 
     def flag(self, name: str, *, default: bool) -> bool:
         """True for `true` in any case; the default only when it is not given."""
-        value = self._values.get(name)
-        return default if value is None else str(value).strip().lower() == "true"
+        text = self.text(name)
+        return default if text is None else text.strip().lower() == "true"
 
 
 def _read_leniently(body: bytes) -> object:

@@ -180,6 +180,17 @@ def test_a_refusal_names_the_scheme_and_has_torchserves_body() -> None:
         assert "www-authenticate" not in other.headers
 
 
+def test_strangers_do_not_learn_which_paths_there_are() -> None:
+    ring = KeyRing(lifetime_s=60)
+    inference = {"authorization": bearer(ring, Role.INFERENCE).decode()}
+    unknown = [("GET", "/nowhere", {}), ("GET", "/nowhere", inference)]
+    stranger, known = call(unknown, guard=Guard(ring))
+    assert (stranger.status_code, known.status_code) == (401, 404)
+    assert stranger.json()["message"] == TEXT
+    assert call(unknown, guard=Guard(ring, status_400=True))[0].status_code == 400
+    assert call(unknown, guard=Guard(None))[0].status_code == 404
+
+
 def test_renewal_speaks_of_authentication() -> None:
     (response,) = call([("GET", "/API", {})], guard=Guard(KeyRing(lifetime_s=60)))
     assert response.status_code == 401

@@ -147,7 +147,7 @@ def test_a_registration_overrides_runtime_and_name(tmp_path: Path) -> None:
         ({"url": "missing.mar", "runtime": "LSP"}, ArchiveError, "runtime LSP"),
         ({"url": "missing.mar"}, ModelNotFound, "Model not found at: missing.mar"),
         ({"url": ""}, ModelNotFound, "empty url"),
-        ({"url": ["m-1.0.mar"]}, BadParameter, "url is ['m-1.0.mar']; give a string"),
+        ({"url": ["m-1.0.mar"]}, BadParameter, "url is ['m-1.0.mar']; give one value"),
         ({"url": "m-1.0.mar", "batch_size": 0}, BadParameter, "batch_size is 0; use 1 to 65536"),
         ({"url": "m-1.0.mar", "response_timeout": 0}, BadParameter, "response_timeout is 0;"),
     ],

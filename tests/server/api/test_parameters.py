@@ -27,7 +27,6 @@ from flambeau.errors import BadParameter
         ("9" * 5000, 42),
         (True, 42),
         (None, 42),
-        ([7], 42),
         (float("nan"), 42),
         (float("inf"), 42),
     ],
@@ -45,9 +44,13 @@ def test_a_flag_is_true_or_else_false(value: object, *, flag: bool) -> None:
     assert Parameters({}).flag("f", default=flag) is flag
 
 
-def test_a_list_is_no_text() -> None:
-    with pytest.raises(BadParameter, match=r"url is \['a'\]; give a string"):
+def test_a_list_or_an_object_is_no_value() -> None:
+    with pytest.raises(BadParameter, match=r"url is \['a'\]; give one value"):
         Parameters({"url": ["a"]}).text("url")
+    with pytest.raises(BadParameter, match=r"batch_size is \[7\]; give one value"):
+        Parameters({"batch_size": [7]}).number("batch_size", 1)
+    with pytest.raises(BadParameter, match=r"synchronous is {}; give one value"):
+        Parameters({"synchronous": {}}).flag("synchronous", default=True)
     assert Parameters({"version": 1.5}).text("version") == "1.5"
     assert Parameters({"version": None}).text("version") is None
 
@@ -78,7 +81,7 @@ def test_sloppy_json_is_understood(body: bytes) -> None:
         (b"[" * 100_000, "cannot be read"),
         (b'{"a":' * 100_000, "cannot be read"),
         (b"{'a': " * 2000, "cannot be read"),
-        (b"{a: !!python/object/apply:os.getcwd []}", "give a string"),
+        (b"{a: !!python/object/apply:os.getcwd []}", "give one value"),
         (b"{'a': 'b'" + b" " * 20_000, "cannot be read"),
         (b"{" + b"1" * 6000, "cannot be read"),
     ],
