@@ -9,6 +9,7 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
+from flambeau.testing import make_archive
 from flambeau.torchserve.grpc.protos.management_pb2 import (
     DescribeModelRequest,
     ListModelsRequest,
@@ -201,6 +202,25 @@ def test_what_cannot_be_done_has_a_status_and_torchserve_s_exception(
     management: Client, method: str, request_: Message, code: grpc.StatusCode, lines: list[str]
 ) -> None:
     assert failure(management, method, request_) == (code, lines)
+
+
+def test_workers_that_do_not_start_are_told_with_the_cause_beside(
+    server: Server, management: Client
+) -> None:
+    make_archive(
+        server.store, name="broken", handler="def handle(data, context):\n    raise OSError('gone')"
+    )
+    request = RegisterModelRequest(url="broken-1.0.mar", initial_workers=1, synchronous=True)
+    with pytest.raises(grpc.RpcError) as caught:
+        management.manage("RegisterModel", request)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    assert caught.value.details() == (
+        "Failed to start workers for model broken version: 1.0\n"
+        "org.pytorch.serve.http.InternalServerException"
+    )
+    trailers = dict(caught.value.trailing_metadata() or ())
+    assert "OSError: gone" in str(trailers["x-reason"])
 
 
 def test_an_archive_that_is_not_there_is_not_found(management: Client) -> None:

@@ -17,7 +17,13 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from flambeau.api.responses import status_of
-from flambeau.errors import FlambeauError, Forbidden, Unauthorized
+from flambeau.errors import (
+    DownloadFailed,
+    FlambeauError,
+    Forbidden,
+    Unauthorized,
+    WorkerError,
+)
 from flambeau.torchserve.grpc.refusals import Refusal, refuse_token
 
 _access = logging.getLogger("flambeau.access")
@@ -31,6 +37,8 @@ CheckToken: TypeAlias = Callable[[str | None], None]
 
 _OK, _CANCELLED = 0, 1  # as the wire has them
 _AUTHORIZATION = "authorization"
+_EXPLAINED = (WorkerError, DownloadFailed)  # as over HTTP
+_MAX_REASON_CHARS = 1000  # clients allow 8 KiB of metadata in all, unless told otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +181,8 @@ class Rpcs:
             raise
         except Exception as error:  # noqa: BLE001  # any of them ends the call with a status
             refusal = self._refusal(error, refuse, call)
+            if isinstance(error, _EXPLAINED) and error.__cause__ is not None:
+                call.trailers["x-reason"] = _one_line(str(error.__cause__))
             code = refusal.number
             await context.abort(refusal.code, refusal.details, _trailers(call))
         finally:
@@ -228,6 +238,12 @@ def _text_metadata(context: _Context) -> list[tuple[str, str]]:
 
 def _trailers(call: Call) -> tuple[tuple[str, str], ...]:
     return (("x-request-id", call.request_id), *call.trailers.items())
+
+
+def _one_line(text: str) -> str:
+    """Text as metadata can carry it: printable ASCII, and not much of it."""
+    printable = "".join(each if each.isprintable() and each.isascii() else " " for each in text)
+    return printable.strip()[:_MAX_REASON_CHARS]
 
 
 def _client(context: _Context) -> dict[str, str | int]:

@@ -104,7 +104,7 @@ def refuse_management(error: Exception) -> Refusal:
             code = grpc.StatusCode.INTERNAL
         case _:
             return _by_status(error, _java_class(status_of(error)[1]))
-    return Refusal(code, _text(error), _java_class(status_of(error)[1]))
+    return Refusal(code, str(error), _java_class(status_of(error)[1]))
 
 
 def refuse_token(error: Exception) -> Refusal:
@@ -124,12 +124,7 @@ def code_of(http_status: int) -> grpc.StatusCode:
 def _by_status(error: Exception, reason: str) -> Refusal:
     if not isinstance(error, errors.FlambeauError):
         return Refusal(grpc.StatusCode.INTERNAL, _MISTAKE, reason)
-    return Refusal(code_of(status_of(error)[0]), _text(error), reason)
-
-
-def _text(error: Exception) -> str:
-    """The message, and the cause where there is one behind it."""
-    return str(error) if error.__cause__ is None else f"{error} ({error.__cause__})"
+    return Refusal(code_of(status_of(error)[0]), str(error), reason)
 
 
 def _java_class(name: str) -> str:
