@@ -221,6 +221,24 @@ def test_the_cpp_runtime_is_refused(world: World) -> None:
         world.load("cpp.mar")
 
 
+def test_an_archives_yaml_wins_over_configured_settings_and_these_over_defaults(
+    world: World,
+) -> None:
+    manifest = Manifest(model_name="digits", handler="handler.py", config_file="c.yaml")
+    write(world.store_dir / "digits.mar", manifest, {**HANDLER, "c.yaml": b"batchSize: 4\n"})
+    configured = {"batchSize": 2, "maxBatchDelay": 50, "responseTimeout": 7}
+    loader = PackageLoader(
+        world.store,
+        defaults=ModelSettings(response_timeout_s=60, startup_timeout_s=60),
+        model_settings={"digits": {"1.0": configured}, "renamed": {"2.0": configured}},
+    )
+    _, settings = asyncio.run(loader.load("digits.mar"))
+    assert (settings.batch_size, settings.max_batch_delay_ms) == (4, 50)
+    assert (settings.response_timeout_s, settings.startup_timeout_s) == (7, 60)
+    _, settings = asyncio.run(loader.load("digits.mar", model="renamed"))
+    assert (settings.batch_size, settings.max_batch_delay_ms) == (4, 100)  # another version's
+
+
 # requirements
 
 
