@@ -20,7 +20,7 @@ CONFIG := training/configs/digits_lenet.toml
 CHECKPOINT := runs/digits_lenet/checkpoints/best.pt
 ARCHIVE := model_store/digits-1.0.mar
 
-.PHONY: help install demo test check serve train bench fmt lint type test-gpu cov docs image protos pins clean
+.PHONY: help install demo test check conformance serve train bench fmt lint type test-gpu cov docs image protos pins clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ test: install ## Run the tests; ARGS='-k batcher' narrows them
 
 test-gpu: install ## Run the tests that need a CUDA device
 	$(PY) -m pytest -m gpu $(ARGS)
+
+conformance: install ## Record from the original TorchServe anew (needs Java 17) and compare
+	$(PY) -m tests.conformance.record $(ARGS)
 
 check: lint type test ## What CI runs: lint, type, test
 

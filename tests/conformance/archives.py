@@ -1,4 +1,4 @@
-"""The model archives of the scenarios, built by torch-model-archiver out of tests/conformance/models.
+"""The archives of the scenarios, built by torch-model-archiver out of tests/conformance/models.
 
     build(["plain", "plain_v2"], store)
 
@@ -110,7 +110,8 @@ def _torchscript(directory: Path) -> Path:
     linear = torch.nn.Linear(2, 3, bias=False)
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
-    torch.jit.save(torch.jit.trace(linear, torch.zeros(1, 2)), directory / "model.pt")
+    traced = torch.jit.trace(linear, torch.zeros(1, 2))  # type: ignore[no-untyped-call]  # torch's
+    torch.jit.save(traced, directory / "model.pt")
     return directory / "model.pt"
 
 

@@ -8,20 +8,19 @@ import pytest
 
 from flambeau.torchserve.compare import Verdict
 from flambeau.torchserve.exchange import read_exchanges
-from flambeau.torchserve.upstream import running_flambeau
 from tests.conformance.record import run, verdicts_of
-from tests.conformance.scenario import Scenario
+from tests.conformance.scenario import OURS, Recordable
 
 
 @pytest.fixture(scope="session")
-def verdicts() -> Callable[[Scenario], list[Verdict]]:
+def verdicts() -> Callable[[Recordable], list[Verdict]]:
     """The verdicts on a scenario's exchanges."""
     found: dict[str, list[Verdict]] = {}
 
-    def of(scenario: Scenario) -> list[Verdict]:
+    def of(scenario: Recordable) -> list[Verdict]:
         if scenario.name not in found:
             theirs = read_exchanges(scenario.recorded)
-            found[scenario.name] = verdicts_of(scenario, theirs, run(scenario, running_flambeau))
+            found[scenario.name] = verdicts_of(scenario, theirs, run(scenario, OURS))
         return found[scenario.name]
 
     return of

@@ -18,9 +18,8 @@ from pathlib import Path
 
 from flambeau.torchserve.compare import Outcome, Verdict, judge, masked
 from flambeau.torchserve.exchange import Exchange, read_exchanges, write_exchanges
-from flambeau.torchserve.upstream import running_flambeau, running_upstream
 from tests.conformance.known_differences import KNOWN_DIFFERENCES
-from tests.conformance.scenario import Scenario, Start
+from tests.conformance.scenario import OURS, THEIRS, Recordable, Side
 from tests.conformance.scenarios import SCENARIOS
 
 
@@ -37,27 +36,26 @@ def main() -> int:
         if args.from_recordings:
             theirs = read_exchanges(scenario.recorded)
         else:
-            theirs = run(scenario, running_upstream)
+            theirs = run(scenario, THEIRS)
             write_exchanges(scenario.recorded, theirs)
         print(f"{scenario.name}: {len(theirs)} exchanges", flush=True)
         if not args.no_compare:
-            verdicts += verdicts_of(scenario, theirs, run(scenario, running_flambeau))
+            verdicts += verdicts_of(scenario, theirs, run(scenario, OURS))
     report(verdicts)
     return int(any(verdict.outcome is Outcome.UNEXPECTED for verdict in verdicts))
 
 
-def run(scenario: Scenario, start: Start) -> list[Exchange]:
+def run(scenario: Recordable, side: Side) -> list[Exchange]:
     """A scenario's exchanges with a server, what varies masked."""
     with tempfile.TemporaryDirectory(prefix="store-") as directory:
-        exchanges, values = scenario.run(start, Path(directory))
+        exchanges, values = scenario.run(side, Path(directory))
     return [
-        replace(each, answer=masked(each.request, each.answer, values=values))
-        for each in exchanges
+        replace(each, answer=masked(each.request, each.answer, values=values)) for each in exchanges
     ]
 
 
 def verdicts_of(
-    scenario: Scenario, theirs: Sequence[Exchange], ours: Sequence[Exchange]
+    scenario: Recordable, theirs: Sequence[Exchange], ours: Sequence[Exchange]
 ) -> list[Verdict]:
     """One verdict per exchange of a scenario."""
     return [

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,7 +20,14 @@ from typing import Any, Final, Protocol
 
 from flambeau.torchserve.exchange import Exchange, Headers, Request
 from flambeau.torchserve.replay import replay
-from flambeau.torchserve.upstream import Launch, Port, RunningServer
+from flambeau.torchserve.upstream import (
+    Launch,
+    Port,
+    RunningServer,
+    running_flambeau,
+    running_upstream,
+)
+from flambeau.torchserve.upstream_environment import make_environment
 from tests.conformance.archives import build
 
 RECORDINGS: Final = Path(__file__).resolve().parent / "recordings"
@@ -30,6 +38,37 @@ class Start(Protocol):
     """Starts a server: `running_upstream` or `running_flambeau`."""
 
     def __call__(self, launch: Launch, /) -> AbstractContextManager[RunningServer]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """Whose server: the original, or ours.
+
+    Attributes:
+        start: Starts it.
+        command: The words that its `torchserve` command begins with.
+    """
+
+    start: Start
+    command: Callable[[], list[str]]
+
+
+THEIRS: Final = Side(start=running_upstream, command=lambda: make_environment().cli_command())
+OURS: Final = Side(
+    start=running_flambeau, command=lambda: [sys.executable, "-m", "flambeau.torchserve"]
+)
+
+
+class Recordable(Protocol):
+    """What is recorded and compared: a scenario, or the calls of the command."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def requests(self) -> tuple[Request, ...]: ...
+    @property
+    def recorded(self) -> Path: ...
+    def run(self, side: Side, directory: Path) -> tuple[list[Exchange], dict[str, str]]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +102,11 @@ class Scenario:
         """The file with the original's answers."""
         return RECORDINGS / f"{self.name}.jsonl"
 
-    def run(self, start: Start, directory: Path) -> tuple[list[Exchange], dict[str, str]]:
+    def run(self, side: Side, directory: Path) -> tuple[list[Exchange], dict[str, str]]:
         """Start a server, send all requests; returns exchanges, and the values of tags.
 
         Args:
-            start: Starts the server.
+            side: Whose server.
             directory: An empty one, for the store.
         """
         store, outside = directory / "store", directory / "outside"
@@ -85,7 +124,7 @@ class Scenario:
             model_api=self.model_api,
             combined_port=self.combined_port,
         )
-        with _file_server(outside) as files_url, start(launch) as server:
+        with _file_server(outside) as files_url, side.start(launch) as server:
             server.wait_models_ready()
             values = {"files_url": files_url, "files_directory": str(outside), "store": str(store)}
             values |= _tags(server)
@@ -147,7 +186,7 @@ def infer(
     )
 
 
-def ask(name: str, target: str, document: Any, *, headers: Headers = ()) -> Request:
+def ask(name: str, target: str, document: object, *, headers: Headers = ()) -> Request:
     """A prediction whose body is JSON."""
     return infer(name, target, json.dumps(document), headers=JSON_TYPE + headers)
 

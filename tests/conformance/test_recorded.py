@@ -11,7 +11,7 @@ import pytest
 from flambeau.torchserve.compare import Outcome, Verdict
 from flambeau.torchserve.exchange import read_exchanges
 from tests.conformance.known_differences import KNOWN_DIFFERENCES
-from tests.conformance.scenario import RECORDINGS, Scenario
+from tests.conformance.scenario import RECORDINGS, Recordable
 from tests.conformance.scenarios import SCENARIOS
 
 MIGRATING = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
@@ -20,7 +20,7 @@ MIGRATING = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_we_answer_as_recorded(
-    scenario: Scenario, verdicts: Callable[[Scenario], list[Verdict]]
+    scenario: Recordable, verdicts: Callable[[Recordable], list[Verdict]]
 ) -> None:
     unexpected = [each for each in verdicts(scenario) if each.outcome is Outcome.UNEXPECTED]
     assert not unexpected, "\n".join(
@@ -30,14 +30,14 @@ def test_we_answer_as_recorded(
 
 @pytest.mark.slow
 def test_every_known_difference_is_shown_by_an_exchange(
-    verdicts: Callable[[Scenario], list[Verdict]],
+    verdicts: Callable[[Recordable], list[Verdict]],
 ) -> None:
     shown = {known.id for each in SCENARIOS for v in verdicts(each) for known in v.known}
     assert {known.id for known in KNOWN_DIFFERENCES} == shown
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_the_recording_is_of_this_scenario(scenario: Scenario) -> None:
+def test_the_recording_is_of_this_scenario(scenario: Recordable) -> None:
     recorded = tuple(each.request for each in read_exchanges(scenario.recorded))
     assert recorded == scenario.requests, "run `make conformance` to record it again"
 
@@ -54,5 +54,6 @@ def test_requests_of_a_scenario_have_names_of_their_own() -> None:
 
 
 def test_every_known_difference_is_documented() -> None:
-    documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", MIGRATING.read_text("utf-8"), re.M))
+    page = MIGRATING.read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", page, re.MULTILINE))
     assert {known.id for known in KNOWN_DIFFERENCES} <= documented

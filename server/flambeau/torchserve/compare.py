@@ -38,6 +38,8 @@ _VOLATILE_KEYS: Final = {
 _UUID: Final = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 _HEX_ID: Final = re.compile(r"\b[0-9a-f]{32}\b")
 _OWN_DIRECTORY: Final = re.compile(r"/tmp/ts-[a-z0-9_]+")  # noqa: S108  # a pattern, not a file
+_WORKER_ID: Final = re.compile(r'("id"\s*:\s*)"\d{4,5}"')
+_WORKER_NAME: Final = re.compile(r"\bW-\d{4,5}-")
 _HOST_LABEL: Final = re.compile(r'(hostname|Hostname)="[^"]*"')
 _ABSENT: Final = object()
 _COUNTED: Final = ("ts_inference_requests_total",)  # series whose values are the same in each run
@@ -63,6 +65,7 @@ class KnownDifference:
             (a place in JSON, e.g. `body 0.workers.*`), `layout`, `chunks`.
         theirs: Patterns of their side, one of which must match.
         ours: The same for our side.
+        our_status: The status that we must have answered; None for any.
     """
 
     id: str
@@ -71,11 +74,13 @@ class KnownDifference:
     exchanges: tuple[str, ...] = ("*",)
     theirs: tuple[str, ...] = ("*",)
     ours: tuple[str, ...] = ("*",)
+    our_status: int | None = None
 
-    def covers(self, where: str, difference: Difference) -> bool:
+    def covers(self, where: str, difference: Difference, *, our_status: int) -> bool:
         """Whether a difference of an exchange is this one."""
         return (
-            _matches(where, self.exchanges)
+            self.our_status in {None, our_status}
+            and _matches(where, self.exchanges)
             and _matches(difference.part, self.parts)
             and _matches(difference.theirs, self.theirs)
             and _matches(difference.ours, self.ours)
@@ -124,7 +129,10 @@ def judge(
     unexpected: list[Difference] = []
     shown: dict[str, KnownDifference] = {}
     for difference in differences(request, theirs, ours):
-        meant = next((each for each in known if each.covers(where, difference)), None)
+        meant = next(
+            (each for each in known if each.covers(where, difference, our_status=ours.status)),
+            None,
+        )
         if meant is None:
             unexpected.append(difference)
         else:
@@ -176,6 +184,8 @@ def masked(request: Request, answer: Answer, *, values: Mapping[str, str] | None
     text = _UUID.sub("<uuid>", text)
     text = _OWN_DIRECTORY.sub("<directory>", text)
     text = _HEX_ID.sub("<id>", text)
+    text = _WORKER_ID.sub(r'\1"<worker>"', text)
+    text = _WORKER_NAME.sub("W-<worker>-", text)
     view = _VIEWS.get(request.view or "")
     text = _mask_json(text) if view is None else view(text)
     headers = tuple((name, _UUID.sub("<uuid>", value)) for name, value in answer.headers)
@@ -287,14 +297,20 @@ def _with_operation_ids(operations: Mapping[str, Mapping[str, object]]) -> dict[
 
 
 def _view_metrics(text: str) -> str:
-    """Of a metrics page: its lines in order of name, without the values that vary."""
-    lines = []
-    for line in text.splitlines():
-        masked_line = _HOST_LABEL.sub(r'\1="<host>"', line)
-        if not line.startswith(("#", *_COUNTED)):
-            masked_line = masked_line.rpartition(" ")[0] + " <value>"
-        lines.append(masked_line)
-    return "".join(f"{line}\n" for line in sorted(lines))
+    """Of a metrics page: each series with its value, where that is the same in each run."""
+    if text.startswith("{"):
+        return text  # this view already
+    shown: dict[str, str] = {}
+    for line in sorted(_HOST_LABEL.sub(r'\1="<host>"', line) for line in text.splitlines()):
+        what, _, value = line.rpartition(" ")
+        if line.startswith("# HELP"):
+            _, _, name, shown_text = line.split(" ", 3)
+            shown[f"HELP {name}"] = shown_text
+        elif line.startswith("#"):
+            shown[what.removeprefix("# ")] = value
+        else:
+            shown[what] = value if line.startswith(_COUNTED) else "<value>"
+    return json.dumps(shown, indent=1)
 
 
 _VIEWS: Final[dict[str, Callable[[str], str]]] = {

@@ -24,8 +24,8 @@ class Behaviours:
         self.num_loads += 1
         self.context_at_load = context
 
-    def handle(self, data: list[dict[str, Any]], context: Context) -> Any:
-        results: list[Any] = []
+    def handle(self, data: list[dict[str, Any]], context: Context) -> object:
+        results: list[object] = []
         for index, row in enumerate(data):
             order = row.get("body", row.get("data"))
             if not isinstance(order, dict):
@@ -37,7 +37,7 @@ class Behaviours:
             case _:
                 return results
 
-    def _obey(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _obey(self, order: dict[str, Any], context: Context, index: int) -> object:
         if order.get("header"):
             for key, value in order["header"].items():
                 context.set_response_header(index, key, value)
@@ -47,7 +47,7 @@ class Behaviours:
             context.set_response_status(order["status"], order.get("phrase", ""), index)
         return getattr(self, "_" + order["do"])(order, context, index)
 
-    def _echo(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _echo(self, order: dict[str, Any], context: Context, index: int) -> object:
         return order.get("value")
 
     def _bytes(self, order: dict[str, Any], context: Context, index: int) -> bytes:
@@ -68,13 +68,13 @@ class Behaviours:
     def _tuple(self, order: dict[str, Any], context: Context, index: int) -> tuple[int, str]:
         return (1, "two")
 
-    def _integer_keys(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _integer_keys(self, order: dict[str, Any], context: Context, index: int) -> object:
         return {1: "one", 2: {"three": None}}
 
     def _raise(self, order: dict[str, Any], context: Context, index: int) -> None:
         raise ValueError(order.get("value", "refused"))
 
-    def _missing_key(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _missing_key(self, order: dict[str, Any], context: Context, index: int) -> object:
         return order["not there"]
 
     def _prediction_exception(self, order: dict[str, Any], context: Context, index: int) -> None:
@@ -88,25 +88,25 @@ class Behaviours:
     def _cuda(self, order: dict[str, Any], context: Context, index: int) -> None:
         raise RuntimeError("CUDA error: out of memory")
 
-    def _unserialisable(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _unserialisable(self, order: dict[str, Any], context: Context, index: int) -> object:
         return {"item": object()}
 
-    def _too_few(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _too_few(self, order: dict[str, Any], context: Context, index: int) -> object:
         return (_WHOLE, [])
 
-    def _too_many(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _too_many(self, order: dict[str, Any], context: Context, index: int) -> object:
         return (_WHOLE, ["one", "two", "three", "four"])
 
-    def _no_list(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _no_list(self, order: dict[str, Any], context: Context, index: int) -> object:
         return (_WHOLE, {"not": "a list"})
 
-    def _nothing(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _nothing(self, order: dict[str, Any], context: Context, index: int) -> object:
         return (_WHOLE, None)
 
-    def _a_string(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _a_string(self, order: dict[str, Any], context: Context, index: int) -> object:
         return (_WHOLE, "text")
 
-    def _a_tuple(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _a_tuple(self, order: dict[str, Any], context: Context, index: int) -> object:
         return (_WHOLE, ("text",))
 
     def _exit(self, order: dict[str, Any], context: Context, index: int) -> None:
@@ -120,14 +120,14 @@ class Behaviours:
         context.set_all_response_status(order["value"], "for all")
         return "all"
 
-    def _headers(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _headers(self, order: dict[str, Any], context: Context, index: int) -> object:
         everything = context.get_all_request_header(index)
         return {name: everything.get(name) for name in order["value"]}
 
-    def _one_header(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _one_header(self, order: dict[str, Any], context: Context, index: int) -> object:
         return {name: context.get_request_header(index, name) for name in order["value"]}
 
-    def _context(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _context(self, order: dict[str, Any], context: Context, index: int) -> object:
         properties = dict(context.system_properties)
         return {
             "model_name": context.model_name,
@@ -153,6 +153,5 @@ class Behaviours:
             "response_headers": context.get_response_headers(index),
         }
 
-    def _environment(self, order: dict[str, Any], context: Context, index: int) -> Any:
+    def _environment(self, order: dict[str, Any], context: Context, index: int) -> object:
         return {name: os.environ.get(name) for name in order["value"]}
-

@@ -7,13 +7,13 @@ from typing import Any
 from ts.context import Context
 
 
-def handle(data: list[dict[str, Any]] | None, context: Context) -> list[Any] | None:
+def handle(data: list[dict[str, Any]] | None, context: Context) -> list[object] | None:
     if data is None:  # the call at loading
         return None
     return [_shown(row, context, index) for index, row in enumerate(data)]
 
 
-def _shown(row: dict[str, Any], context: Context, index: int) -> Any:
+def _shown(row: dict[str, Any], context: Context, index: int) -> object:
     headers = context.get_all_request_header(index)
     return {
         "inputs": {name: [type(value).__name__, _plain(value)] for name, value in row.items()},
@@ -23,5 +23,5 @@ def _shown(row: dict[str, Any], context: Context, index: int) -> Any:
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return bytes(value).hex() if isinstance(value, (bytes, bytearray)) else value

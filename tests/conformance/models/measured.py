@@ -25,9 +25,7 @@ class Measured:
         metrics.add_size("ImageSize", 3.25, unit="kB")
         metrics.add_percent("Confidence", 75)
         metrics.add_error("Mistakes", 1)
-        metrics.add_metric(
-            "Spread", 0.25, "ms", dimensions=[], metric_type=MetricTypes.HISTOGRAM
-        )
+        metrics.add_metric("Spread", 0.25, "ms", dimensions=[], metric_type=MetricTypes.HISTOGRAM)
         metrics.get_metric("InitialisedGauge", MetricTypes.GAUGE).add_or_update(
             7.0, [context.model_name]
         )

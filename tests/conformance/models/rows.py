@@ -9,17 +9,18 @@ from ts.torch_handler.base_handler import BaseHandler
 from ts.utils.util import map_class_to_label
 
 
-class Rows(BaseHandler):
+class Rows(BaseHandler):  # type: ignore[misc]  # `ts` is found by workers only
     def preprocess(self, data: list[dict[str, Any]]) -> torch.Tensor:
         rows = [row.get("data") or row.get("body") for row in data]
         return torch.tensor(rows, dtype=torch.float32, device=self.device)
 
-    def postprocess(self, data: torch.Tensor) -> list[Any]:
+    def postprocess(self, data: torch.Tensor) -> list[object]:
         probabilities = torch.softmax(data, dim=1).tolist()
-        return map_class_to_label(probabilities, self.mapping, [[0, 1, 2]] * len(probabilities))
+        classes = [[0, 1, 2]] * len(probabilities)
+        return list(map_class_to_label(probabilities, self.mapping, classes))
 
-    def get_insights(self, tensor: torch.Tensor, inputs: Any, target: Any) -> list[Any]:
+    def get_insights(self, tensor: torch.Tensor, inputs: object, target: object) -> list[object]:
         return [{"inputs": inputs, "target": target, "shape": list(tensor.shape)}]
 
-    def describe_handle(self) -> Any:
+    def describe_handle(self) -> object:
         return {"input": "two numbers", "mapping": self.mapping is not None}

@@ -13,7 +13,7 @@ def handle(data: list[dict[str, Any]] | None, context: Context) -> list[Any] | N
         return None
     order = data[0]["body"]
     for number in range(order.get("parts", 0)):
-        part = order["part"] if "part" in order else f"part {number}, "
+        part = order.get("part", f"part {number}, ")
         send_intermediate_predict_response(
             [part] * len(data), context.request_ids, "Intermediate", 200, context
         )

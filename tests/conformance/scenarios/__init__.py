@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.conformance.scenario import Scenario
+from tests.conformance.command_lines import CommandLines
+from tests.conformance.scenario import Recordable
 from tests.conformance.scenarios import (
     archive_kinds,
     batches,
@@ -13,10 +14,11 @@ from tests.conformance.scenarios import (
     predictions,
 )
 
-SCENARIOS: Final[tuple[Scenario, ...]] = (
+SCENARIOS: Final[tuple[Recordable, ...]] = (
     *predictions.SCENARIOS,
     *management.SCENARIOS,
     *archive_kinds.SCENARIOS,
     *batches.SCENARIOS,
     *configurations.SCENARIOS,
+    CommandLines(),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from flambeau.torchserve.exchange import Request
+from flambeau.torchserve.exchange import Headers, Request
 from tests.conformance.scenario import JSON_TYPE, Scenario, ask, do, infer, manage
 
 _TEXT: Final = (("Content-Type", "text/plain"),)
@@ -46,7 +46,7 @@ _STREAMED = (
 
 
 def _counted(name: str, sequence: str, *, start: bool = False, end: bool = False) -> Request:
-    headers = (("ts_request_sequence_id", sequence),)
+    headers: Headers = (("ts_request_sequence_id", sequence),)
     headers += (("ts_request_sequence_start", "true"),) if start else ()
     headers += (("ts_request_sequence_end", "true"),) if end else ()
     return infer(name, "/predictions/counting", b"x", headers=headers)
