@@ -16,10 +16,10 @@ from flambeau.handler import BaseHandler
 class Weighted(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weights = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+        self.weights = torch.nn.Parameter(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        return values * self.weights
+        return values @ self.weights
 
 
 def load(root: Path, name: str, *, yaml: dict[str, object] | None = None) -> BaseHandler:
@@ -82,6 +82,7 @@ def test_what_aotinductor_compiles_is_loaded_and_run(
     quick: dict[str, Any] = {
         "aot_inductor.compile_wrapper_opt_level": "O0",
         "aot_inductor.precompile_headers": False,
+        "cpp.vec_isa_ok": True,
     }
     package = tmp_path / "model.pt2"
     with warnings.catch_warnings():
