@@ -9,7 +9,7 @@ import torch
 
 from flambeau.torchserve.text_streamer import TextIteratorStreamerBatch
 
-WORDS = ["Wel", "come", " wor", "ld", "\n", "你", "<end>", " "]
+WORDS = ["Good", "bye", " wor", "ld", "\n", "你", "<end>", " "]
 
 
 class Tokenizer:
@@ -36,15 +36,15 @@ def streamed(*tokens: list[int], skip_prompt: bool = False) -> list[list[str]]:
 
 
 def test_a_word_comes_out_when_it_is_complete() -> None:
-    assert streamed([0], [1], [2], [3]) == [[""], [""], ["Welcome "], [""], ["world"]]
+    assert streamed([0], [1], [2], [3]) == [[""], [""], ["Goodbye "], [""], ["world"]]
 
 
 def test_a_line_and_an_ideograph_come_out_at_once() -> None:
-    assert streamed([0], [4], [5]) == [[""], ["Wel\n"], ["你"], [""]]
+    assert streamed([0], [4], [5]) == [[""], ["Good\n"], ["你"], [""]]
 
 
 def test_each_sequence_has_its_own_text() -> None:
-    assert streamed([0, 3], [7, 4], [6, 3]) == [["", ""], ["Wel ", "ld\n"], ["", ""], ["", "ld"]]
+    assert streamed([0, 3], [7, 4], [6, 3]) == [["", ""], ["Good ", "ld\n"], ["", ""], ["", "ld"]]
 
 
 def test_prompts_can_be_left_out() -> None:
@@ -59,7 +59,7 @@ def test_prompts_come_out_otherwise() -> None:
     streamer = TextIteratorStreamerBatch(Tokenizer(), 2)
     streamer.put(torch.tensor([[0, 7], [2, 3]]))
     streamer.end()
-    assert list(streamer) == [["Wel ", " "], ["", "world"]]
+    assert list(streamer) == [["Good ", " "], ["", "world"]]
 
 
 def test_the_tokens_of_another_number_of_sequences_are_refused() -> None:
