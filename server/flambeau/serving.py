@@ -75,45 +75,11 @@ async def serve(
     """
     num_gpus = count_gpus()
     num_gpus = num_gpus if config.num_gpus < 0 else min(config.num_gpus, num_gpus)
-    # the `_created` series double the page and say little
-    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library annotates no result
-    metrics = Metrics(
-        MetricsConfig.read(config.metrics_config),
-        mode=config.metrics_mode,
-        auto_detect=config.model_metrics_auto_detect,
-    )
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(ModelStore(config.model_store))
-        packages = PackageLoader(
-            store,
-            defaults=_default_settings(config),
-            model_settings=config.model_settings,
-            downloads=Downloads(config.model_store, allowed_urls=config.allowed_urls),
-            default_handler=config.default_service_handler or None,
-            install_py_dep_per_model=config.install_py_dep_per_model,
-        )
-        registry = Registry(
-            host=_host(config, environment, metrics, num_gpus=num_gpus),
-            metrics=metrics,
-            drain_timeout_s=config.drain_timeout_s,
-            discard=packages.discard,
-        )
-        operations = Operations(
-            registry,
-            packages,
-            enable_model_api=config.enable_model_api,
-            default_workers=config.default_workers_per_model,
-            unregister_timeout_s=config.unregister_timeout_s,
-        )
         tokens = stack.enter_context(Tokens.opened(config))
-        parts = ServerParts(
-            config=config,
-            registry=registry,
-            packages=packages,
-            operations=operations,
-            metrics=metrics,
-            guard=Guard(tokens.keys if tokens else None, status_400=config.token_status_400),
-        )
+        parts = _parts(config, environment, store, tokens, num_gpus=num_gpus)
+        registry, packages = parts.registry, parts.packages
         beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
         listeners = [stack.enter_context(opened) for opened in _listeners(parts, tokens, beside)]
         stop = stack.enter_context(_StopSignal())
@@ -139,6 +105,53 @@ async def serve(
         await _shut_down(config, registry, [*beside, listeners[0]], listeners[1:], stop)
     _log.info("server stopped")
     return 0
+
+
+def _parts(
+    config: ServeConfig,
+    environment: Mapping[str, str],
+    store: ModelStore,
+    tokens: Tokens | None,
+    *,
+    num_gpus: int,
+) -> ServerParts:
+    """What the server is made of, each part with those it works with."""
+    # the `_created` series double the page and say little
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library annotates no result
+    metrics = Metrics(
+        MetricsConfig.read(config.metrics_config),
+        mode=config.metrics_mode,
+        auto_detect=config.model_metrics_auto_detect,
+    )
+    packages = PackageLoader(
+        store,
+        defaults=_default_settings(config),
+        model_settings=config.model_settings,
+        downloads=Downloads(config.model_store, allowed_urls=config.allowed_urls),
+        default_handler=config.default_service_handler or None,
+        install_py_dep_per_model=config.install_py_dep_per_model,
+    )
+    registry = Registry(
+        host=_host(config, environment, metrics, num_gpus=num_gpus),
+        metrics=metrics,
+        drain_timeout_s=config.drain_timeout_s,
+        discard=packages.discard,
+    )
+    operations = Operations(
+        registry,
+        packages,
+        enable_model_api=config.enable_model_api,
+        default_workers=config.default_workers_per_model,
+        unregister_timeout_s=config.unregister_timeout_s,
+    )
+    return ServerParts(
+        config=config,
+        registry=registry,
+        packages=packages,
+        operations=operations,
+        metrics=metrics,
+        guard=Guard(tokens.keys if tokens else None, status_400=config.token_status_400),
+    )
 
 
 async def _start(everything: Sequence[Service | Listener]) -> None:

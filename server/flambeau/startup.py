@@ -10,6 +10,7 @@ from typing import Any
 from flambeau.config import OVER_YAML, ServeConfig
 from flambeau.devices import count_cpus
 from flambeau.errors import FlambeauError
+from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
 from flambeau.packages import PackageLoader
 from flambeau.registry import Registration, Registry
@@ -43,12 +44,7 @@ async def _load(
     try:
         package, settings = await packages.load(url, model=name, at_startup=True)
         wishes = _wishes(config, name or package.manifest.model_name, package)
-        if wishes.get(OVER_YAML) is True:
-            settings = settings.with_yaml(wishes)
-        if wishes.get("minWorkers") == 0:
-            settings = settings.with_workers(0)
-        elif settings.min_workers == 0:
-            settings = settings.with_workers(workers)
+        settings = _with_wishes(settings, wishes, workers=workers)
         package = replace(package, at_startup=True)
         version = registry.register(Registration(package=package, settings=settings, model=name))
     except FlambeauError as error:
@@ -57,6 +53,19 @@ async def _load(
         return
     if wishes.get("defaultVersion") is True:
         registry.choose_default(version)
+
+
+def _with_wishes(
+    settings: ModelSettings, wishes: Mapping[str, Any], *, workers: int
+) -> ModelSettings:
+    """The archive's settings, or the configuration's where it insists; `workers` if none says."""
+    wants_none = wishes.get("minWorkers") == 0
+    if wishes.get(OVER_YAML) is True:
+        settings = settings.with_workers(0) if wants_none else settings
+        settings = settings.with_yaml(wishes)
+    if settings.min_workers == 0 and not wants_none:
+        settings = settings.with_workers(workers)
+    return settings
 
 
 def _wishes(config: ServeConfig, model: str | None, package: Package) -> Mapping[str, Any]:

@@ -64,6 +64,7 @@ class CommandLine:
             "workflow_store": str(self.workflow_store or ""),
             "load_models": ",".join(self.models),
             "plugins_path": self.plugins_path,
+            "log_config": str(self.log_config or ""),
             "cpp_log_config": str(self.cpp_log_config or ""),
             "disable_token_authorization": "" if self.token_auth else "true",
             "enable_model_api": "true" if self.model_api else "",

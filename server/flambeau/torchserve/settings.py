@@ -189,6 +189,7 @@ _IGNORED: Mapping[str, str] = {
     "io_ratio": _JAVA,
     "ipex_enable": "Intel's extension is not used; torch.compile has taken its place",
     "ipex_gpu_enable": "Intel's extension is not used",
+    "log_config": "the logs have TorchServe's layout, and no other",
     "model_server_home": "handlers are found without it",
     "netty_client_threads": _JAVA,
     "number_of_netty_threads": _JAVA,
