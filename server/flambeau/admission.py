@@ -15,17 +15,21 @@ _INTERNAL = {"url_path", "explain", "describe"}  # what the front tells handlers
 
 
 def handler_headers(
-    client: Iterable[tuple[str, str]], *, url_path: str = "", explain: bool = False
+    client: Iterable[tuple[str, str]],
+    *,
+    url_path: str | None = "",
+    explain: bool | None = False,
 ) -> list[tuple[str, str]]:
     """A client's headers as its handler gets them.
 
     Args:
         client: Names in lower case, with their values.
-        url_path: What followed the model in the path.
-        explain: Whether the client asks for an explanation.
+        url_path: What followed the model in the path; None where paths have no such part.
+        explain: Whether the client asks for an explanation; None where it cannot.
     """
     kept = [(name, value) for name, value in client if name not in _INTERNAL]
-    return [*kept, ("url_path", url_path), ("explain", str(explain))]
+    told = {"url_path": url_path, "explain": explain}
+    return [*kept, *((name, str(value)) for name, value in told.items() if value is not None)]
 
 
 @contextmanager

@@ -210,19 +210,19 @@ def test_python_types_decide_how_an_answer_is_sent(server: Server) -> None:
     assert document.headers["content-type"] == "application/json"
 
 
-FORMS = {
-    "/predictions/echo/2.0/some/where": {"url_path": "some/where", "explain": "False"},
-    "/explanations/echo": {"url_path": "", "explain": "True"},
-    "/explanations/echo/1.0": {"url_path": "", "explain": "True"},
-    "/v1/models/echo:predict": {"url_path": "", "explain": "False"},
-    "/v1/models/echo:explain": {"url_path": "", "explain": "True"},
-    "/v2/models/echo/infer": {"url_path": "", "explain": "False"},
-    "/v2/models/echo/explain": {"url_path": "", "explain": "True"},
-    "/invocations?model_name=echo": {"url_path": "", "explain": "False"},
-    "/models/echo/invoke": {"url_path": "", "explain": "False"},
-    "/echo/predict": {"url_path": "", "explain": "False"},
-    "/echo/1.0/predict": {"url_path": "", "explain": "False"},
-    "/predictions/echo/": {"url_path": "", "explain": "False"},
+FORMS: dict[str, tuple[str | None, str | None]] = {  # url_path and explain, as TorchServe has them
+    "/predictions/echo/2.0/some/where": ("some/where", "False"),
+    "/predictions/echo/": ("", "False"),
+    "/explanations/echo": ("", "True"),
+    "/explanations/echo/1.0": ("", "True"),
+    "/v1/models/echo:predict": (None, "False"),
+    "/v1/models/echo:explain": (None, "True"),
+    "/v2/models/echo/infer": (None, "False"),
+    "/v2/models/echo/explain": (None, "True"),
+    "/invocations?model_name=echo": (None, None),
+    "/models/echo/invoke": (None, None),
+    "/echo/predict": (None, None),
+    "/echo/1.0/predict": (None, None),
 }
 
 
@@ -231,7 +231,7 @@ def test_every_form_of_the_path_reaches_the_model(server: Server, path: str) -> 
     response = server.inference.post(path, json={"a": 1})
     assert response.status_code == 200, response.text
     told = response.json()
-    assert {name: told["headers"][name] for name in ("url_path", "explain")} == FORMS[path]
+    assert (told["headers"].get("url_path"), told["headers"].get("explain")) == FORMS[path]
     assert response.headers["x-model-version"] == ("2.0" if "2.0" in path else "1.0")
 
 

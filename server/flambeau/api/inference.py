@@ -38,15 +38,15 @@ class Call:
     Attributes:
         model: Its name.
         version: Which; None for the default.
-        url_path: What followed the version.
-        explain: Whether an explanation is wanted instead of an answer.
+        url_path: What followed the version; None where paths have no such part.
+        explain: Whether an explanation is wanted instead of an answer; None where it cannot be.
         query_is_input: Whether the query's values are inputs of the model.
     """
 
     model: str
     version: str | None = None
-    url_path: str = ""
-    explain: bool = False
+    url_path: str | None = None
+    explain: bool | None = None
     query_is_input: bool = False
 
 
@@ -74,12 +74,12 @@ class InferenceAPI:
             (exact + "/{url_path:path}", self.predict_path, "path_predictions"),
             (why, self.explain, "explanations"),
             (why_exact, self.explain_version, "version_explanations"),
-            ("/v1/models/{model_name}:predict", self.predict, "v1_predict"),
-            ("/v1/models/{model_name}:explain", self.explain, "v1_explain"),
-            ("/v2/models/{model_name}/infer", self.predict, "v2_infer"),
-            ("/v2/models/{model_name}/explain", self.explain, "v2_explain"),
+            ("/v1/models/{model_name}:predict", self.kserve_predict, "v1_predict"),
+            ("/v1/models/{model_name}:explain", self.kserve_explain, "v1_explain"),
+            ("/v2/models/{model_name}/infer", self.kserve_predict, "v2_infer"),
+            ("/v2/models/{model_name}/explain", self.kserve_explain, "v2_explain"),
             ("/invocations", self.invoke, "invocations"),
-            ("/models/{model_name}/invoke", self.predict, "invoke"),
+            ("/models/{model_name}/invoke", self.invoke_model, "invoke"),
             ("/{model_name}/predict", self.predict_query, "legacy_predict"),
             ("/{model_name}/{model_version}/predict", self.predict_query, "legacy_version_predict"),
         ):
@@ -93,33 +93,43 @@ class InferenceAPI:
 
     async def predict(self, model_name: str, request: Request) -> Response:
         """Answer one request with the model's default version."""
-        return await self._answer(request, Call(model=model_name))
+        return await self._answer(request, Call(model=model_name, url_path="", explain=False))
 
     async def predict_version(
         self, model_name: str, model_version: str, request: Request
     ) -> Response:
         """Answer one request with exactly this version."""
-        return await self._answer(request, Call(model=model_name, version=model_version))
+        return await self.predict_path(model_name, model_version, "", request)
 
     async def predict_path(
         self, model_name: str, model_version: str, url_path: str, request: Request
     ) -> Response:
         """The same, with the rest of the path for the handler to read."""
-        return await self._answer(
-            request, Call(model=model_name, version=model_version, url_path=url_path)
-        )
+        call = Call(model=model_name, version=model_version, url_path=url_path, explain=False)
+        return await self._answer(request, call)
 
     async def explain(self, model_name: str, request: Request) -> Response:
         """Explain the default version's answer to one request."""
-        return await self._answer(request, Call(model=model_name, explain=True))
+        return await self._answer(request, Call(model=model_name, url_path="", explain=True))
 
     async def explain_version(
         self, model_name: str, model_version: str, request: Request
     ) -> Response:
         """Explain exactly this version's answer to one request."""
-        return await self._answer(
-            request, Call(model=model_name, version=model_version, explain=True)
-        )
+        call = Call(model=model_name, version=model_version, url_path="", explain=True)
+        return await self._answer(request, call)
+
+    async def kserve_predict(self, model_name: str, request: Request) -> Response:
+        """Answer one request as KServe's clients ask."""
+        return await self._answer(request, Call(model=model_name, explain=False))
+
+    async def kserve_explain(self, model_name: str, request: Request) -> Response:
+        """Explain one answer as KServe's clients ask."""
+        return await self._answer(request, Call(model=model_name, explain=True))
+
+    async def invoke_model(self, model_name: str, request: Request) -> Response:
+        """Answer one request as SageMaker asks for one of several models."""
+        return await self._answer(request, Call(model=model_name))
 
     async def predict_query(
         self, model_name: str, request: Request, model_version: str | None = None
