@@ -8,8 +8,9 @@ from contextlib import contextmanager
 
 from flambeau.services import ServerParts, Service
 
-# gRPC's core reads these once, when it is imported. By itself it writes to stderr, where only our
-# JSON lines may be, and minds every fork, where our workers execute a program of their own.
+# gRPC's core reads these once: when it is imported, or first used, depending on its version. By
+# itself it writes to stderr, where only our JSON lines may be, and minds every fork, where our
+# workers execute a program of their own.
 _CORE_SETTINGS = {"GRPC_ENABLE_FORK_SUPPORT": "0", "GRPC_VERBOSITY": "NONE"}
 
 
@@ -18,7 +19,11 @@ def make_grpc(parts: ServerParts) -> Service | None:
     if not parts.config.grpc:
         return None
     with _environment(_CORE_SETTINGS):
+        from grpc.aio import init_grpc_aio  # noqa: PLC0415  # see above
+
         from flambeau.torchserve.grpc.service import GrpcService  # noqa: PLC0415  # see above
+
+        init_grpc_aio()
     return GrpcService(parts)
 
 
