@@ -132,6 +132,7 @@ class Reader:
         } | self._addresses.as_environment()
         self._environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self._environment["NO_PROXY"] = "127.0.0.1"
+        self._environment["TMPDIR"] = str(directory)  # where a server left behind is noted
         self._num_scripts = 0
         (directory / "model_store").mkdir()
         shutil.copytree(ROOT / "training" / "configs", directory / "training" / "configs")
@@ -157,6 +158,11 @@ class Reader:
         elif block.language in {"bash", "console"}:
             for command, expected in commands_of(block):
                 self._command(self._with_our_ports(command), expected, place=block.place)
+
+    def close(self) -> None:
+        """End the server that a page which failed has left behind."""
+        if (self._directory / ".model_server.pid").exists():
+            self._run([sys.executable, "-m", "flambeau.torchserve", "--stop"], place="the end")
 
     def _command(self, command: str, expected: str, *, place: str) -> None:
         words = shlex.split(command, comments=True)
@@ -220,6 +226,7 @@ def name_of(page: Path) -> str:
 def test_following_the_page_works(page: Path, tmp_path: Path) -> None:
     with ExitStack() as stack:
         reader = Reader(directory=tmp_path, stack=stack)
+        stack.callback(reader.close)
         for block in blocks_of(page):
             if block.run:
                 reader.follow(block)

@@ -132,7 +132,7 @@ _REGISTER = (
 _SCALE = (
     manage("register for scaling", "POST", "/models?url=stored.mar"),
     manage("scale", "PUT", "/models/stored?min_worker=1&synchronous=true"),
-    manage("describe scaled", "GET", "/models/stored"),
+    manage("describe scaled", "GET", "/models/stored", until_text='"READY"'),
     manage("scale to two", "PUT", "/models/stored?min_worker=2&max_worker=3&synchronous=true"),
     manage("describe scaled to two", "GET", "/models/stored"),
     manage("scale to nothing", "PUT", "/models/stored?min_worker=0&synchronous=true"),
