@@ -3,9 +3,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flambeau.testing import make_archive
@@ -13,7 +15,7 @@ from flambeau.torchserve.log_files import DailyFile, torchserve_logs
 from flambeau.torchserve.log_lines import ACCESS, MODEL, LongLine, ShortLine
 from flambeau.torchserve.places import Places
 from tests.integration.server import wait_until
-from tests.torchserve.torchserve_command import Home, Started, started
+from tests.torchserve.torchserve_command import COMMAND, Home, Started, started
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d,\d{3}"
 PRINTING = """
@@ -185,3 +187,31 @@ def test_a_handler_cannot_forge_a_line(server: Started) -> None:
     for line in (server.home.logs / "ts_log.log").read_text().splitlines():
         assert re.match(TIME, line)
         assert not line.startswith("2026-01-01T00:00:00,000 [ERROR]")
+
+
+@pytest.mark.slow
+def test_a_console_that_nobody_reads_holds_nothing_up(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.configure()
+    process = subprocess.Popen(
+        [*COMMAND, "--foreground", "--ncs", "--model-store", "store"],
+        cwd=home.directory,
+        env=home.environment({}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        log = home.logs / "ts_log.log"
+        wait_until(log.exists, what="there is a log")
+        (line,) = lines_of(log, "Inference address")
+        with httpx.Client(base_url=line.rpartition(" ")[2], trust_env=False) as client:
+            for _ in range(100):  # a pipe holds 64 KiB
+                assert client.get("/predictions/" + "x" * 2000).status_code == 404
+        assert len(lines_of(home.logs / "access_log.log", "GET /predictions/xxx")) > 0
+        process.terminate()
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
