@@ -206,3 +206,20 @@ def test_a_server_that_stops_answers_the_calls_it_has_and_ends_watches(tmp_path:
         assert last.result() == b"1"
         assert [each.status for each in watched] == [HealthCheckResponse.NOT_SERVING]
         assert server.wait_ended() == 0
+
+
+def test_a_second_signal_drops_the_calls_there_are(tmp_path: Path) -> None:
+    inputs = {"gate": str(tmp_path / "gate").encode(), "name": b"last"}
+    archive = make_held(tmp_path)
+    with (
+        running_server(tmp_path, models=[archive.name]) as server,
+        Client(server.grpc_target("grpc_inference")) as client,
+    ):
+        last = server.in_thread(lambda: client.predict("held", inputs))
+        wait_until((tmp_path / "last.started").exists, what="the worker is busy")
+        server.stop(signal.SIGTERM)
+        server.wait_record(lambda record: record["message"].startswith("stopping"))
+        server.stop(signal.SIGTERM)
+        with pytest.raises(grpc.RpcError):
+            last.result()
+        assert server.wait_ended() == 0
