@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from flambeau import tar_entries, zip_entries
-from flambeau.errors import ArchiveError
+from flambeau.errors import ArchiveError, UnknownRuntime
 from flambeau.unpack_limits import UnpackLimits, check_names, check_total
 
 _PIECE_BYTES = 1 << 20
@@ -55,6 +55,8 @@ def opened(path: Path, limits: UnpackLimits) -> Generator[list[Item]]:
                         yield _items_of_tar(stream, limits)
                 else:
                     yield _items_of_zip(file, limits)
+    except UnknownRuntime:
+        raise  # clients match its text as it is
     except ArchiveError as error:
         raise ArchiveError(f"{path}: {error}") from error
     except OSError as error:

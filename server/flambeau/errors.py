@@ -5,7 +5,8 @@
     |- ArchiveError            whoever made the archive
     |  |- ArchiveExists          the store has another archive of this name
     |  |- DownloadFailed         its address cannot be fetched
-    |  `- RequirementsFailed     the packages it asks for cannot be installed
+    |  |- RequirementsFailed     the packages it asks for cannot be installed
+    |  `- UnknownRuntime         it is written for something we do not know
     |- ExportError             whoever exports the model
     |- RequestError            the caller
     |  |- InvalidInput           the body does not fit the model
@@ -59,6 +60,10 @@ class DownloadFailed(ArchiveError):  # noqa: N818
 
 class RequirementsFailed(ArchiveError):  # noqa: N818
     """The Python packages that an archive asks for cannot be installed."""
+
+
+class UnknownRuntime(ArchiveError):  # noqa: N818
+    """An archive is written for a runtime that we do not know."""
 
 
 class ExportError(FlambeauError):

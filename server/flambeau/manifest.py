@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from flambeau.errors import ArchiveError
+from flambeau.errors import ArchiveError, UnknownRuntime
 
 MANIFEST_PATH = "MAR-INF/MANIFEST.json"
 RUNTIMES = ("python", "python3", "LSP")
@@ -50,7 +50,8 @@ class Manifest:
         """Read a manifest; keys we do not know are ignored.
 
         Raises:
-            ArchiveError: Not JSON, not an object, a value of the wrong type, or an unknown runtime.
+            ArchiveError: Not JSON, not an object, or a value of the wrong type.
+            UnknownRuntime: An unknown runtime.
         """
         try:
             document = json.loads(text)
@@ -74,7 +75,7 @@ class Manifest:
             archiver_version=_text(top, "archiverVersion"),
         )
         if manifest.runtime not in RUNTIMES:
-            raise ArchiveError("Runtime is not defined or invalid.")  # TorchServe's text
+            raise UnknownRuntime("Runtime is not defined or invalid.")  # TorchServe's text
         return manifest
 
     def to_json(self) -> str:

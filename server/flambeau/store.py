@@ -1,12 +1,13 @@
 """The model store: the one directory whose archives may be registered, and where they unpack.
 
 A registration's `url` is only ever compared with the names of the directory's top-level entries,
-never made into a path, so no spelling of it leaves the store. The messages are TorchServe's.
-What other urls may bring into the store is in `downloads.py`.
+never made into a path that is opened, so no spelling of it leaves the store. The messages are
+TorchServe's. What other urls may bring into the store is in `downloads.py`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -95,13 +96,17 @@ class ModelStore:
     def find(self, url: str) -> Path:
         """The archive that a registration's `url` names: one of `names`, or any gzip file.
 
+        Args:
+            url: Its name, or its path, which TorchServe's users write as well.
+
         Raises:
-            ModelNotFound: There is none, or `url` is more than a plain name.
+            ModelNotFound: There is none in the store.
         """
         check_url(url)
         if has_scheme(url):
             raise not_allowed(url)
-        path = next((path for path in self._entries() if path.name == url), None)
+        name = self._name_of(url)
+        path = next((path for path in self._entries() if path.name == name), None)
         if path is None or not _is_archive(path):
             raise ModelNotFound(f"Model not found at: {url}")
         return path
@@ -190,6 +195,14 @@ class ModelStore:
             and (path.is_file() or path.is_dir())
             and (not path.is_symlink() or self._is_inside(path))
         ]
+
+    def _name_of(self, url: str) -> str:
+        """The last part of a path to an entry of the store; anything else as it is."""
+        parent, separator, name = url.rpartition("/")
+        if not separator or "\0" in url:
+            return url
+        is_here = os.path.realpath(parent or "/") == os.path.realpath(self.directory)
+        return name if is_here else url
 
     def _is_inside(self, path: Path) -> bool:
         """Whether a link leads to a place within the store, other than the store itself."""

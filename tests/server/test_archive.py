@@ -304,6 +304,15 @@ def test_an_archive_without_a_manifest_says_nothing_about_itself(tmp_path: Path)
         assert (tmp_path / f"model-{number}" / "model.pt").read_bytes() == b"data"
 
 
+def test_an_unknown_runtime_is_told_as_torchserve_tells_it(tmp_path: Path) -> None:
+    manifest = entry(MANIFEST_PATH, b'{"runtime": "java"}')
+    path = hostile(tmp_path, [manifest, entry("model.pt")], manifest=False)
+    with pytest.raises(ArchiveError) as caught:
+        unpack(path, tmp_path / "model")
+    assert str(caught.value) == "Runtime is not defined or invalid."
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_directory_in_use_is_not_unpacked_over(archive: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")

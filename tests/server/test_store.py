@@ -136,9 +136,18 @@ def test_whatever_is_not_a_listed_name_is_not_found(store: ModelStore, url: str)
     assert str(caught.value) == f"Model not found at: {url}"
 
 
-def test_an_absolute_path_into_the_store_is_not_found(store: ModelStore) -> None:
+def test_a_path_to_an_entry_of_the_store_is_found(
+    store: ModelStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(store.directory)
+    for parent in (str(store.directory), "store", "./store", "link", f"{tmp_path}//link"):
+        assert store.find(f"{parent}/digits.mar") == store.directory / "digits.mar"
+        for name in (".hidden.mar", "link.mar", "none.mar", "sub/inner.mar", "", "\0"):
+            with pytest.raises(ModelNotFound, match="Model not found at"):
+                store.find(f"{parent}/{name}")
     with pytest.raises(ModelNotFound, match="Model not found at"):
-        store.find(str(store.directory / "digits.mar"))
+        store.find(f"{tmp_path}/digits.mar")  # TorchServe would take the store's
 
 
 def test_an_added_archive_is_found(store: ModelStore, tmp_path: Path) -> None:
