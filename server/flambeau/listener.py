@@ -13,8 +13,9 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from flambeau.address import Address
 from flambeau.app import Audience
-from flambeau.config import Address, ServeConfig
+from flambeau.config import ServeConfig
 from flambeau.errors import ConfigError
 
 _BACKLOG = 2048

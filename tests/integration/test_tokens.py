@@ -14,20 +14,21 @@ from typing import TypeAlias
 import httpx
 import pytest
 
+from flambeau.address import Address
 from flambeau.api.auth import Guard, GuardedRoute
 from flambeau.api.operations import Operations
 from flambeau.app import Audience
 from flambeau.cli import main
-from flambeau.config import Address, ServeConfig
+from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
 from flambeau.key_file import Tokens
+from flambeau.listening import routers_of
 from flambeau.metrics import Metrics
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Host
 from flambeau.packages import PackageLoader
 from flambeau.registry import Registry
 from flambeau.services import ServerParts
-from flambeau.serving import routers_of
 from flambeau.store import ModelStore
 from flambeau.tokens import Role
 from flambeau.torchserve.workflows.service import make_workflows

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.config import Address, ServeConfig
+from flambeau.address import Address
+from flambeau.config import ServeConfig
 from flambeau.errors import ConfigError
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.config import Address, MetricsMode
+from flambeau.address import Address
+from flambeau.config import MetricsMode
 from flambeau.errors import ConfigError
 from flambeau.torchserve.properties import Properties
 from flambeau.torchserve.settings import Settings, settings_of
@@ -131,6 +132,22 @@ def test_what_changes_nothing_is_named_once_with_its_reason() -> None:
     ]
     assert "plugins_path is accepted and changes nothing: plugins are Java code" in notices[2]
     assert "no such setting is known" in notices[3]
+
+
+def test_management_that_strangers_may_use_is_named() -> None:
+    risky = {
+        "management_address": "http://0.0.0.0:8081",
+        "enable_model_api": "true",
+        "disable_token_authorization": "true",
+    }
+    (notice,) = settings(**risky).notices
+    assert notice.startswith("management_address is 0.0.0.0:8081, models may be registered")
+    for key, value in (
+        ("management_address", "http://127.0.0.1:8081"),
+        ("enable_model_api", "false"),
+        ("disable_token_authorization", "false"),
+    ):
+        assert settings(**risky | {key: value}).notices == ()
 
 
 def test_settings_of_models_are_a_table_by_name_and_version() -> None:

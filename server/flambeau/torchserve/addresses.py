@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from flambeau.config import Address
+from flambeau.address import Address
 
 _HTTP = re.compile(
     r"(https?)://(\[[0-9A-Fa-f:.]+\]|[^:/?#\[\]]+)(?::([0-9]{1,5}))?/?", re.IGNORECASE

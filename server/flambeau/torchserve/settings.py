@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from flambeau.config import OVER_YAML, Address, MetricsMode, ServeConfig
+from flambeau.address import Address
+from flambeau.config import OVER_YAML, MetricsMode, ServeConfig
 from flambeau.errors import ConfigError
 from flambeau.torchserve.addresses import parse_address
 from flambeau.torchserve.keystore import Keystore
@@ -31,7 +32,7 @@ class Settings:
         serve: The server's settings.
         properties: What they were made of.
         keystore: Where the certificate is when it is in no PEM file.
-        notices: What was accepted and changes nothing, one sentence each.
+        notices: What the log warns of: what was accepted and changes nothing, and risks.
     """
 
     serve: ServeConfig
@@ -68,11 +69,12 @@ def settings_of(properties: Properties) -> Settings:
     fields |= _models(given)
     if "keystore" in given:  # it wins
         fields |= {"certificate_file": None, "private_key_file": None}
+    serve = ServeConfig(**fields)
     return Settings(
-        serve=ServeConfig(**fields),
+        serve=serve,
         properties=properties,
         keystore=_keystore(given),
-        notices=tuple(_notices(given)),
+        notices=(*_notices(given), *_risks(serve)),
     )
 
 
@@ -212,6 +214,21 @@ def _notices(given: Mapping[str, str]) -> list[str]:
         elif key not in known:
             notices.append(f"{key} is accepted and changes nothing: no such setting is known")
     return notices
+
+
+def _risks(config: ServeConfig) -> list[str]:
+    """What the configuration lets strangers do; it is obeyed all the same."""
+    if config.token_auth or not config.enable_model_api:
+        return []
+    open_to_others = [
+        f"{name} is {getattr(config, name)}"
+        for name in ("management_address", *(["grpc_management_address"] if config.grpc else []))
+        if not getattr(config, name).is_loopback
+    ]
+    if not open_to_others:
+        return []
+    risk = "models may be registered there, and no token is asked for: whoever reaches it can run"
+    return [f"{' and '.join(open_to_others)}, {risk} code here"]
 
 
 def _grpc_addresses(given: Mapping[str, str]) -> dict[str, Address]:

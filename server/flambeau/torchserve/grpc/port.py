@@ -10,7 +10,8 @@ import grpc
 import grpc.aio
 from grpc_reflection.v1alpha import reflection
 
-from flambeau.config import Address, ServeConfig
+from flambeau.address import Address
+from flambeau.config import ServeConfig
 from flambeau.errors import ConfigError
 
 _MAX_METADATA_BYTES = 64 << 10

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import grpc
 
-from flambeau.config import Address
+from flambeau.address import Address
 from flambeau.services import ServerParts, Service
 from flambeau.tokens import Role
 from flambeau.torchserve.grpc import health, inference, management, open_inference
