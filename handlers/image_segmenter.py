@@ -3,7 +3,7 @@
 The body is what `image_classifier` takes. The answer is a nested list, H x W x 2, with the most
 probable class and its probability for each pixel of the image as the model saw it:
 
-    curl --data-binary @street.jpg http://127.0.0.1:8080/predictions/fcn
+    curl -T street.jpg http://127.0.0.1:8080/predictions/fcn
     [[[7.0, 0.91], [7.0, 0.93], ...], ...]
 
 The model gives logits, (B, C, H, W), alone or under the key `out`, as torchvision's do. Images are

@@ -3,7 +3,7 @@
 The body is what `image_classifier` takes. The answer has one entry per object whose score is at
 least 0.5, or `handler.threshold` of the archive's YAML, with the corners of its box in pixels:
 
-    curl --data-binary @street.jpg http://127.0.0.1:8080/predictions/fasterrcnn
+    curl -T street.jpg http://127.0.0.1:8080/predictions/fasterrcnn
     [{"person": [167.4, 57.1, 301.3, 436.9], "score": 0.99}, ...]
 
 The model is called as torchvision's detectors are: with a list of images, (3, H, W), in 0..1 and of

@@ -15,7 +15,7 @@ import torch
 
 from flambeau.codec import decode_json
 from flambeau.errors import HandlerFailed, InvalidInput, RequestError
-from flambeau.failure_text import print_traceback
+from flambeau.failure_text import print_traceback, text_of
 from flambeau.handler import BaseHandler, moved
 from flambeau.signature import SIGNATURE_PATH, Signature
 
@@ -123,14 +123,20 @@ class SampleHandler(BaseHandler):
         for place, sample in enumerate(samples):
             if not isinstance(sample, RequestError):
                 groups[self.sharing(sample)].append((place, sample))
+        said: set[str] = set()
         for group in groups.values():
             places, members = zip(*group, strict=True)
-            for place, answer in zip(places, self._answers(members), strict=True):
+            for place, answer in zip(places, self._answers(members, said), strict=True):
                 answers[place] = answer
         return answers
 
-    def _answers(self, samples: Sequence[Sample]) -> list[Any]:
-        """Answers to samples that share a call; if it fails, halves of them are run apart."""
+    def _answers(self, samples: Sequence[Sample], said: set[str]) -> list[Any]:
+        """Answers to samples that share a call; if it fails, halves of them are run apart.
+
+        Args:
+            samples: At least one.
+            said: What tracebacks in the log end in already.
+        """
         try:
             with self._step("inference"):
                 outputs = self.inference(*self.collate(samples))
@@ -139,20 +145,34 @@ class SampleHandler(BaseHandler):
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # noqa: BLE001  # the model's code may raise anything
-            if len(samples) > 1:
-                middle = len(samples) // 2
-                return [*self._answers(samples[:middle]), *self._answers(samples[middle:])]
-            if isinstance(error, (RequestError, HandlerFailed)):
-                return [error]
-            print_traceback()
-            return [HandlerFailed("Prediction failed")]
-        if len(answers) != len(samples):
-            raise HandlerFailed(
-                f"the model gave {len(answers)} outputs for {len(samples)} samples; its outputs "
-                "need the batch dimension first"
-            )
-        return answers
+            if len(samples) == 1 or self.model_yaml_config.get("retry") is False:
+                return [_told(error, said)] * len(samples)
+        else:
+            return _one_each(answers, num_samples=len(samples))
+        # not in the `except`, where the traceback of each half would bring this one's along
+        middle = len(samples) // 2
+        halves = (samples[:middle], samples[middle:])
+        return [answer for half in halves for answer in self._answers(half, said)]
 
     def _explain(self, sample: Sample, data: Sequence[Row]) -> list[Any]:
         tensors = [moved(part, self.device) for part in self.collate([sample])]
         return self.explain_handle(tensors[0] if len(tensors) == 1 else tensors, data)
+
+
+def _one_each(answers: list[Any], *, num_samples: int) -> list[Any]:
+    if len(answers) != num_samples:
+        raise HandlerFailed(
+            f"the model gave {len(answers)} outputs for {num_samples} samples; its outputs need "
+            "the batch dimension first"
+        )
+    return answers
+
+
+def _told(error: Exception, said: set[str]) -> Exception:
+    """What a client learns of a failure; what it does not goes to the log, once per batch."""
+    if isinstance(error, (RequestError, HandlerFailed)):
+        return error
+    if text_of(error) not in said:
+        said.add(text_of(error))
+        print_traceback()
+    return HandlerFailed("Prediction failed")
