@@ -155,11 +155,14 @@ def test_a_model_api_that_is_off_says_so(
     )
 
 
-def test_the_open_inference_protocol_can_be_switched_off(strict: Server, inference: Client) -> None:
+def test_the_open_inference_protocol_can_be_switched_off(
+    strict: Server, inference: Client, keys: Path
+) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         inference.call(f"{OPEN_INFERENCE}/ServerLive", ServerLiveRequest(), ServerLiveResponse)
     assert refusal(caught.value)[0] == grpc.StatusCode.UNIMPLEMENTED
-    assert strict.inference.get("/v2").status_code == 404
+    headers = dict(token(keys, "inference"))
+    assert strict.inference.get("/v2", headers=headers).status_code == 404
 
 
 def test_the_ports_offer_what_they_are_for_only(inference: Client, keys: Path) -> None:
