@@ -218,6 +218,7 @@ FORMS: dict[str, tuple[str | None, str | None]] = {  # url_path and explain, as 
     "/v1/models/echo:predict": (None, "False"),
     "/v1/models/echo:explain": (None, "True"),
     "/v2/models/echo/infer": (None, "False"),
+    "/v2/models/echo/versions/2.0/infer": (None, "False"),
     "/v2/models/echo/explain": (None, "True"),
     "/invocations?model_name=echo": (None, None),
     "/models/echo/invoke": (None, None),

@@ -57,6 +57,7 @@ ROLES: dict[Audience, dict[str, Role | None]] = {
         "/v1/models/{model_name}:predict": INFERENCE,
         "/v1/models/{model_name}:explain": INFERENCE,
         "/v2/models/{model_name}/infer": INFERENCE,
+        "/v2/models/{model_name}/versions/{model_version}/infer": INFERENCE,
         "/v2/models/{model_name}/explain": INFERENCE,
         "/invocations": INFERENCE,
         "/models/{model_name}/invoke": INFERENCE,

@@ -68,6 +68,7 @@ class InferenceAPI:
         router = APIRouter(route_class=InferenceRoute)
         one, exact = "/predictions/{model_name}", "/predictions/{model_name}/{model_version}"
         why, why_exact = "/explanations/{model_name}", "/explanations/{model_name}/{model_version}"
+        v2_exact = "/v2/models/{model_name}/versions/{model_version}/infer"
         for path, endpoint, operation_id in (
             (one, self.predict, "predictions"),
             (exact, self.predict_version, "version_predictions"),
@@ -77,6 +78,7 @@ class InferenceAPI:
             ("/v1/models/{model_name}:predict", self.kserve_predict, "v1_predict"),
             ("/v1/models/{model_name}:explain", self.kserve_explain, "v1_explain"),
             ("/v2/models/{model_name}/infer", self.kserve_predict, "v2_infer"),
+            (v2_exact, self.kserve_predict_version, "v2_version_infer"),
             ("/v2/models/{model_name}/explain", self.kserve_explain, "v2_explain"),
             ("/invocations", self.invoke, "invocations"),
             ("/models/{model_name}/invoke", self.invoke_model, "invoke"),
@@ -122,6 +124,13 @@ class InferenceAPI:
     async def kserve_predict(self, model_name: str, request: Request) -> Response:
         """Answer one request as KServe's clients ask."""
         return await self._answer(request, Call(model=model_name, explain=False))
+
+    async def kserve_predict_version(
+        self, model_name: str, model_version: str, request: Request
+    ) -> Response:
+        """The same, with exactly this version."""
+        call = Call(model=model_name, version=model_version, explain=False)
+        return await self._answer(request, call)
 
     async def kserve_explain(self, model_name: str, request: Request) -> Response:
         """Explain one answer as KServe's clients ask."""
