@@ -48,14 +48,14 @@ def test_two_actions_at_once_are_a_usage_error(home: Home) -> None:
             "--workflow-store directory not found: gone",
         ),
         (["--ts-config", "gone.properties"], "--ts-config file not found: gone.properties"),
-        (["--log-config", "gone.xml"], "--log-config file not found: gone.xml"),
+        (["--log-config", "gone.xml"], "--log-config file not found: {here}/gone.xml"),
     ],
 )
 def test_what_is_missing_is_named_and_ends_the_start_with_1(
     home: Home, flags: list[str], text: str
 ) -> None:
     done = home.run("--start", *flags)
-    assert (done.returncode, done.stdout) == (1, f"{text}\n")
+    assert (done.returncode, done.stdout) == (1, text.format(here=home.directory) + "\n")
     assert not home.pid_file.exists()
 
 

@@ -157,6 +157,52 @@ def test_settings_of_models_are_a_table_by_name_and_version() -> None:
     assert config.model_settings == table
 
 
+@pytest.mark.parametrize(
+    "text", ["{'a': {'1.0': {'batchSize': 4}}}", "{a: {1.0: {batchSize: 4,}}}"]
+)
+def test_json_is_read_as_leniently_as_torchserve_does(text: str) -> None:
+    assert settings(models=text).serve.model_settings == {"a": {"1.0": {"batchSize": 4}}}
+
+
+def test_a_configuration_made_for_kserve_is_understood() -> None:
+    versions = {
+        "1.0": {
+            "defaultVersion": True,
+            "marName": "mnist.mar",
+            "minWorkers": 1,
+            "maxWorkers": 5,
+            "batchSize": 1,
+            "maxBatchDelay": 10,
+            "responseTimeout": 120,
+        }
+    }
+    snapshot = {"name": "startup.cfg", "modelCount": 1, "models": {"mnist": versions}}
+    made = settings(
+        inference_address="http://0.0.0.0:8085",
+        management_address="http://0.0.0.0:8085",
+        metrics_address="http://0.0.0.0:8082",
+        grpc_inference_port="7070",
+        grpc_management_port="7071",
+        enable_metrics_api="true",
+        metrics_mode="prometheus",
+        metrics_config="/home/venv/lib/python3.9/site-packages/ts/configs/metrics.yaml",
+        number_of_netty_threads="4",
+        job_queue_size="10",
+        enable_envvars_config="true",
+        install_py_dep_per_model="true",
+        service_envelope="kserve",
+        model_store="/mnt/models/model-store",
+        model_snapshot=json.dumps(snapshot),
+    )
+    assert made.serve.inference_address == made.serve.management_address
+    assert made.serve.models == ("mnist=mnist.mar",)
+    assert made.serve.metrics_config is None
+    assert [notice.partition(" ")[0] for notice in made.notices] == [
+        "/home/venv/lib/python3.9/site-packages/ts/configs/metrics.yaml",
+        "number_of_netty_threads",
+    ]
+
+
 def test_a_snapshot_says_what_is_served_and_how() -> None:
     versions = {
         "1.0": {"marName": "a-1.mar", "defaultVersion": False, "minWorkers": 2},

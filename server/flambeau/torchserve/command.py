@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from flambeau.errors import ConfigError, FlambeauError
+from flambeau.torchserve import TORCHSERVE_VERSION
 from flambeau.torchserve.command_line import Action, CommandLine
 from flambeau.torchserve.pid_file import PidFile, is_server
 from flambeau.torchserve.places import Places
@@ -23,7 +24,6 @@ from flambeau.torchserve.properties import read_properties
 from flambeau.torchserve.settings import Settings, settings_of
 from flambeau.torchserve.snapshot_files import check_archives
 
-VERSION = "0.12.0"  # of the TorchServe whose behaviour this is
 _STOP_TIMEOUT_S = 60.0
 _KILL_TIMEOUT_S = 10.0
 _KEY_FILE = Path("key_file.json")
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match command_line.action:
             case Action.VERSION:
-                _say(f"TorchServe Version is {VERSION}")
+                _say(f"TorchServe Version is {TORCHSERVE_VERSION}")
                 return 0
             case Action.STOP:
                 return _stop(PidFile.default())
@@ -94,7 +94,7 @@ def _checked(command_line: CommandLine, places: Places) -> Settings:
             f"Invalid temp directory: {temporary}, please check TEMP environment variable."
         )
     if command_line.log_config is not None and not command_line.log_config.is_file():
-        raise _RefusedError(f"--log-config file not found: {command_line.log_config}")
+        raise _RefusedError(f"--log-config file not found: {command_line.log_config.resolve()}")
     config = os.environ.get("TS_CONFIG_FILE") or command_line.ts_config
     if config and not Path(config).is_file():
         raise _RefusedError(f"--ts-config file not found: {config}")

@@ -7,10 +7,12 @@ import os
 import sys
 from collections.abc import Coroutine, Mapping
 
+import flambeau
 from flambeau.app import Audience
 from flambeau.errors import ConfigError
 from flambeau.services import MakeService, Service
 from flambeau.serving import serve
+from flambeau.torchserve import TORCHSERVE_VERSION
 from flambeau.torchserve.grpc.startup import make_grpc
 from flambeau.torchserve.keystore import with_certificate
 from flambeau.torchserve.log_files import CONSOLE, torchserve_logs
@@ -35,7 +37,7 @@ def run(settings: Settings, places: Places, *, snapshots: bool) -> int:
         ConfigError: An address that cannot be bound, or another setting that cannot be used.
     """
     with torchserve_logs(places, level=settings.serve.log_level):
-        _tell_source(settings)
+        _tell_source(settings, places)
         for notice in settings.notices:
             _log.warning(notice)
         services: list[MakeService] = [make_grpc, make_workflows, lambda _: _ReadinessLine()]
@@ -53,7 +55,8 @@ def run(settings: Settings, places: Places, *, snapshots: bool) -> int:
             )
 
 
-def _tell_source(settings: Settings) -> None:
+def _tell_source(settings: Settings, places: Places) -> None:
+    """Say where the settings come from, and what they amount to."""
     properties = settings.properties
     if properties.file is None:
         _log.info("no configuration file: TorchServe's defaults and the command line hold")
@@ -65,6 +68,12 @@ def _tell_source(settings: Settings) -> None:
         )
     else:
         _log.info("configuration file: %s", properties.file)
+    config = settings.serve
+    models = ", ".join(config.models) or "none"
+    _log.info("TorchServe version: %s, by Flambeau %s", TORCHSERVE_VERSION, flambeau.__version__)
+    _log.info("model store: %s", config.model_store)
+    _log.info("models served from the start: %s", models)
+    _log.info("logs: %s, logs of metrics: %s", places.logs, places.metrics)
 
 
 def worker_environment(settings: Settings, places: Places) -> dict[str, str]:

@@ -7,7 +7,6 @@ passes over in silence and we name once.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from flambeau.address import Address
-from flambeau.config import OVER_YAML, MetricsMode, ServeConfig
+from flambeau.config import MetricsMode, ServeConfig
 from flambeau.errors import ConfigError
 from flambeau.torchserve.addresses import parse_address
 from flambeau.torchserve.keystore import Keystore
+from flambeau.torchserve.model_tables import model_fields, parts
 from flambeau.torchserve.properties import Properties, is_true
 
 _T = TypeVar("_T")
@@ -66,7 +66,9 @@ def settings_of(properties: Properties) -> Settings:
         if key in given:
             fields[name] = _converted(key, given[key], convert)
     fields |= _grpc_addresses(given)
-    fields |= _models(given)
+    if _names_built_in_metrics(given):
+        del fields["metrics_config"]
+    fields |= model_fields(given)
     if "keystore" in given:  # it wins
         fields |= {"certificate_file": None, "private_key_file": None}
     serve = ServeConfig(**fields)
@@ -96,10 +98,6 @@ def _float(value: str) -> float:
         return float(value)
     except ValueError:
         raise ValueError("give a number") from None
-
-
-def _parts(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def _mode(value: str) -> MetricsMode:
@@ -136,7 +134,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "service_envelope": ("service_envelope", str),
     "decode_input_request": ("decode_input_request", is_true),
     "install_py_dep_per_model": ("install_py_dep_per_model", is_true),
-    "allowed_urls": ("allowed_urls", _parts),
+    "allowed_urls": ("allowed_urls", parts),
     "blacklist_env_vars": ("blacklist_env_vars", str),
     "enable_metrics_api": ("metrics_api", is_true),
     "metrics_mode": ("metrics_mode", _mode),
@@ -211,9 +209,17 @@ def _notices(given: Mapping[str, str]) -> list[str]:
         if key in _IGNORED:
             if value.lower() not in {"false", "0"}:
                 notices.append(f"{key} is accepted and changes nothing: {_IGNORED[key]}")
+        elif key == "metrics_config" and _names_built_in_metrics(given):
+            notices.append(f"{value} is not there; the same metrics are built in, and are used")
         elif key not in known:
             notices.append(f"{key} is accepted and changes nothing: no such setting is known")
     return notices
+
+
+def _names_built_in_metrics(given: Mapping[str, str]) -> bool:
+    """Whether metrics_config is the file of a TorchServe that is not installed here."""
+    path = Path(given.get("metrics_config", ""))
+    return path.parts[-3:] == ("ts", "configs", "metrics.yaml") and not path.exists()
 
 
 def _risks(config: ServeConfig) -> list[str]:
@@ -252,50 +258,3 @@ def _keystore(given: Mapping[str, str]) -> Keystore | None:
         password=given.get("keystore_pass", "changeit"),
         kind=given.get("keystore_type", "PKCS12"),
     )
-
-
-def _models(given: Mapping[str, str]) -> dict[str, Any]:
-    """What to serve from the start, and what versions run with; a snapshot decides both."""
-    settings = _document("models", given.get("models", "{}"))
-    if "model_snapshot" not in given:
-        return {"models": _parts(given.get("load_models", "")), "model_settings": settings}
-    snapshot = _document("model_snapshot", given["model_snapshot"])
-    models = _table("model_snapshot", snapshot.get("models", {}))
-    places = [
-        f"{name}={_archive(name, version, entry)}"
-        for name, versions in models.items()
-        for version, entry in versions.items()
-    ]
-    for versions in models.values():
-        for entry in versions.values():
-            entry[OVER_YAML] = True
-    return {"models": tuple(places), "model_settings": settings | models}
-
-
-def _archive(name: str, version: str, entry: Mapping[str, Any]) -> str:
-    archive = entry.get("marName")
-    if not isinstance(archive, str) or not archive:
-        raise ConfigError(f"model_snapshot gives no marName for {name} version {version}; add it")
-    return archive
-
-
-def _document(key: str, text: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"{key} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{key} is {text}; give a JSON object")
-    return document if key == "model_snapshot" else _table(key, document)
-
-
-def _table(key: str, document: object) -> dict[str, dict[str, dict[str, Any]]]:
-    """Settings by model and version, checked to be that deep."""
-    deep = isinstance(document, dict) and all(
-        isinstance(versions, dict) and all(isinstance(entry, dict) for entry in versions.values())
-        for versions in document.values()
-    )
-    if not deep:
-        raise ConfigError(f'{key} is no table of models; give {{"model": {{"1.0": {{...}}}}}}')
-    assert isinstance(document, dict)
-    return document
