@@ -58,7 +58,7 @@ class IntegratedGradients:
             The shape of `inputs`.
 
         Raises:
-            InvalidInput: The model has no such class.
+            InvalidInput: It is no class of the model.
             HandlerFailed: The model's output does not depend on its input in a way that has a
                 gradient.
         """
@@ -91,7 +91,7 @@ def word_importances(
 
     Raises:
         HandlerFailed: The model has no such layer.
-        InvalidInput: The model has no such class.
+        InvalidInput: It is no class of the model.
     """
     layer: Any = getattr(model, "embedding", None)
     weight = getattr(layer, "weight", None)
@@ -119,10 +119,12 @@ def _points(num_steps: int) -> Iterator[tuple[float, float]]:
     yield from zip((0.5 * (1 + places)).tolist(), (0.5 * weights).tolist(), strict=True)
 
 
-def _gradient(output: object, at: torch.Tensor, target: int | None) -> torch.Tensor:
+def _gradient(output: object, at: torch.Tensor, target: object) -> torch.Tensor:
     scores = next(iter(named_outputs(output).values()))
     if target is not None and scores.ndim > 1:
         num_classes = scores.shape[1]
+        if not isinstance(target, int):
+            raise InvalidInput(f"target is {target!r}; send the index of a class")
         if not 0 <= target < num_classes:
             raise InvalidInput(
                 f"target is {target}; the model has {num_classes} classes, 0 to {num_classes - 1}"

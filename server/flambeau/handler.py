@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from flambeau import profiling, torchscript
-from flambeau.errors import ArchiveError, HandlerFailed, InvalidInput
+from flambeau.errors import ArchiveError, HandlerFailed
 from flambeau.labels import INDEX_TO_NAME, load_label_mapping
 from flambeau.step_timing import timed
 from flambeau.weights import eager, exported, onnx_session, pickled
@@ -59,6 +59,10 @@ class BaseHandler:
     """
 
     check_samples: bool = True
+    # for subclasses whose constructor does not call this one, of which there are many
+    context: Context | None = None
+    target: int = 0
+    _profiling: bool = False
 
     def __init__(self) -> None:
         # for the life of the worker
@@ -67,15 +71,11 @@ class BaseHandler:
         self.device = torch.device("cpu")
         self.map_location = "cpu"
         self.initialized = False
-        self.context: Context | None = None
         self.manifest: dict[str, Any] = {}
         self.model_pt_path: str | None = None
         self.model_yaml_config: dict[str, Any] = {}
         self.explain = False
-        self.target = 0
         self.profiler_args: dict[str, Any] = {}
-        # while a batch is profiled
-        self._profiling = False
 
     def initialize(self, context: Context) -> None:
         """Load the model named in the manifest, and the labels beside it.
@@ -85,7 +85,7 @@ class BaseHandler:
         """
         self.context = context
         self.manifest = context.manifest
-        self.model_yaml_config = context.model_yaml_config
+        self.model_yaml_config = getattr(context, "model_yaml_config", None) or {}
         self.device = device_of(context)
         self.map_location = self.device.type
         model_dir = Path(context.system_properties["model_dir"])
@@ -223,18 +223,16 @@ class BaseHandler:
     def explain_handle(self, data_preprocess: Any, raw_data: Sequence[Any]) -> list[Any]:  # noqa: ANN401
         """Explain the first row, by the `get_insights(tensor, inputs, target)` of a subclass.
 
-        Raises:
-            InvalidInput: The row's `target` is not a class index.
+        `target` is the row's, a number if it can be one, or else `self.target`.
         """
         row = raw_data[0]
-        inputs, target = row, self.target
+        inputs, target = row, None
         if isinstance(row, dict):
-            inputs = row.get("data") or row.get("body")
-            target = _class_index(row.get("target")) or self.target
-        answers: list[Any] = self.get_insights(data_preprocess, inputs, target)
+            inputs, target = row.get("data") or row.get("body"), _number(row.get("target"))
+        answers: list[Any] = self.get_insights(data_preprocess, inputs, target or self.target)
         return answers
 
-    def get_insights(self, tensor_data: Any, raw_data: Any, target: int) -> list[Any]:  # noqa: ANN401, ARG002
+    def get_insights(self, tensor_data: Any, raw_data: Any, target: Any) -> list[Any]:  # noqa: ANN401, ARG002
         """Override it to answer explanations."""
         raise HandlerFailed(f"{type(self).__name__} has no get_insights, so no explanations")
 
@@ -274,11 +272,11 @@ def moved(item: Any, device: torch.device) -> Any:  # noqa: ANN401  # whatever a
     return to(device) if callable(to) else item
 
 
-def _class_index(value: object) -> int:
-    """A form field, or a JSON number, as an index; 0 when it is not there."""
-    if not isinstance(value, (str, bytes, bytearray, int)):
-        return 0
+def _number(value: object) -> object:
+    """What a form field says, if that is a number; anything else as it is."""
+    if not isinstance(value, (str, bytes, bytearray)):
+        return value
     try:
-        return int(value or 0)
-    except ValueError as error:
-        raise InvalidInput(f"target is {value!r}; send the index of a class") from error
+        return int(value)
+    except ValueError:
+        return value

@@ -9,7 +9,7 @@ import torch
 
 from flambeau import torchscript
 from flambeau.context import Context
-from flambeau.errors import ArchiveError, HandlerFailed, InvalidInput
+from flambeau.errors import ArchiveError, HandlerFailed
 from flambeau.handler import BaseHandler
 from flambeau.handler_metrics import MetricsCache
 from flambeau.instance import ModelInstance
@@ -113,10 +113,11 @@ def test_an_explanation_changes_no_other_clients_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "expected"), [(None, 0), ("", 0), ("3", 3), (bytearray(b"4"), 4), (5, 5)]
+    ("target", "expected"),
+    [(None, 0), ("", 0), ("3", 3), (bytearray(b"4"), 4), (5, 5), ("cat", "cat"), ([1, 2], [1, 2])],
 )
 def test_a_class_to_explain_comes_in_many_forms(
-    tmp_path: Path, target: object, expected: int
+    tmp_path: Path, target: object, expected: object
 ) -> None:
     asked = context(tmp_path)
     asked.begin_batch([request([("explain", "True")])])
@@ -124,11 +125,17 @@ def test_a_class_to_explain_comes_in_many_forms(
     assert answer["target"] == expected
 
 
-def test_a_class_to_explain_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    asked = context(tmp_path)
-    asked.begin_batch([request([("explain", "True")])])
-    with pytest.raises(InvalidInput, match="target is 'cat'; send the index of a class"):
-        Explaining().handle([{"body": "x", "target": "cat"}], asked)
+class Hasty(BaseHandler):
+    """Does not call the constructor above it, as many handlers do not."""
+
+    def __init__(self) -> None:
+        self.model = torch.nn.Identity()
+        self.device = torch.device("cpu")
+
+
+def test_a_handler_may_have_a_constructor_of_its_own(tmp_path: Path) -> None:
+    rows: list[Any] = [[1.0], [2.0]]
+    assert Hasty().handle(rows, context(tmp_path)) == [[1.0], [2.0]]
 
 
 def test_a_handler_without_insights_says_so(tmp_path: Path) -> None:

@@ -388,11 +388,11 @@ def test_what_is_no_tensor_is_refused(tmp_path: Path, body: bytes) -> None:
 @pytest.mark.parametrize(
     ("module", "names"),
     [
-        ("vision_handler", "VisionHandler"),
-        ("image_classifier", "ImageClassifier"),
+        ("vision_handler", "VisionHandler BaseHandler"),
+        ("image_classifier", "ImageClassifier VisionHandler map_class_to_label"),
         ("image_segmenter", "ImageSegmenter ImangeSegmenter"),
         ("object_detector", "ObjectDetector"),
-        ("text_handler", "TextHandler"),
+        ("text_handler", "TextHandler BaseHandler"),
         ("text_classifier", "TextClassifier"),
         ("densenet_handler", "DenseNetHandler"),
         ("contractions", "CONTRACTION_MAP"),

@@ -48,10 +48,7 @@ class VisionHandler(BaseHandler):
     """
 
     image_processing: Callable[[Image.Image], Any] = ToTensor(AS_IT_IS)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ig: IntegratedGradients | None = None
+    ig: IntegratedGradients | None = None
 
     def initialize(self, context: Context) -> None:
         super().initialize(context)

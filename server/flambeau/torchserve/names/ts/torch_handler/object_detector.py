@@ -1,5 +1,6 @@
-"""TorchServe's name for `flambeau.torchserve.vision`."""
+"""TorchServe's name for `flambeau.torchserve.vision`, and for what its module imports."""
 
-from flambeau.torchserve.vision import ObjectDetector
+from flambeau.torchserve.util import map_class_to_label
+from flambeau.torchserve.vision import ObjectDetector, VisionHandler
 
-__all__ = ["ObjectDetector"]
+__all__ = ["ObjectDetector", "VisionHandler", "map_class_to_label"]
