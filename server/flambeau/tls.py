@@ -35,11 +35,13 @@ def tls_context(config: ServeConfig) -> ssl.SSLContext:
     """
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
     if config.certificate_file is None or config.private_key_file is None:
         _use_self_signed(context)
         return context
     try:
-        context.load_cert_chain(config.certificate_file, config.private_key_file)
+        # with any password, a key that needs one is an error and not a question at the terminal
+        context.load_cert_chain(config.certificate_file, config.private_key_file, password="")
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(
             f"certificate_file {config.certificate_file} with private_key_file "

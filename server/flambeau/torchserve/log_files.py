@@ -157,6 +157,6 @@ def _day(at: float) -> tuple[int, ...]:
 
 
 def _compress(source: str, target: str) -> None:
-    with Path(source).open("rb") as plain, gzip.open(target, "wb") as packed:
+    with Path(source).open("rb") as plain, gzip.open(target, "wb", compresslevel=1) as packed:
         shutil.copyfileobj(plain, packed)
     Path(source).unlink()
