@@ -13,7 +13,7 @@ from flambeau.tls import tls_context
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`certificate.pem`, its `key.pem`, the same key `locked.pem`, and `other.pem`, another one's."""
+    """`certificate.pem`, its `key.pem`, the same key as `locked.pem`, and a key `other.pem`."""
     directory = tmp_path_factory.mktemp("certificate")
     for name in ("key", "other"):
         openssl(directory, "ecparam", "-name", "prime256v1", "-genkey", "-out", f"{name}.pem")
