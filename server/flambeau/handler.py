@@ -40,6 +40,8 @@ _SO_HINT: Final = "write `pt2: {export: {aot_compile: true}}` into the model's Y
 class BaseHandler:
     """A handler for models that take one tensor and give one; override what differs.
 
+    Methods that are not TorchServe's have long names, as subclasses bring methods of their own.
+
     Attributes:
         model: What `inference` calls.
         mapping: Labels by class index as text, from `index_to_name.json`; None without one.
@@ -62,7 +64,7 @@ class BaseHandler:
     # for subclasses whose constructor does not call this one, of which there are many
     context: Context | None = None
     target: int = 0
-    _profiling: bool = False
+    _is_traced: bool = False
 
     def __init__(self) -> None:
         # for the life of the worker
@@ -93,7 +95,8 @@ class BaseHandler:
         weights = model.get("serializedFile")
         self.model_pt_path = str(model_dir / weights) if weights else None
         self.model = compiled(
-            self._load_model(model_dir, model.get("modelFile")), self.model_yaml_config.get("pt2")
+            self._load_model_by_kind(model_dir, model.get("modelFile")),
+            self.model_yaml_config.get("pt2"),
         )
         self.mapping = load_label_mapping(model_dir / INDEX_TO_NAME)
         self.initialized = True
@@ -101,7 +104,7 @@ class BaseHandler:
     def get_device(self) -> torch.device:
         return self.device
 
-    def _load_model(self, model_dir: Path, model_file: str | None) -> Any:  # noqa: ANN401  # any callable
+    def _load_model_by_kind(self, model_dir: Path, model_file: str | None) -> Any:  # noqa: ANN401
         """The model, by what the manifest names: a model file first, else the weights' suffix."""
         path = self.model_pt_path
         if model_file:
@@ -183,42 +186,42 @@ class BaseHandler:
         if PROFILE_VARIABLE in os.environ:
             answers, _ = self._infer_with_profiler(data)
         else:
-            answers = self._answer(data)
+            answers = self._answer_batch(data)
         metrics: Any = context.metrics
         if metrics is not None:
             elapsed_ms = (time.perf_counter() - began_at) * 1000
             metrics.add_time("HandlerTime", round(elapsed_ms, 2), None, "ms")
         return answers
 
-    def _answer(self, data: Sequence[Row]) -> list[Any]:
+    def _answer_batch(self, data: Sequence[Row]) -> list[Any]:
         """Describe, explain or predict, whichever the first request asks for."""
         if self._is_describe():
             return [self.describe_handle()]
-        with self._step("preprocess"):
+        with self._traced_step("preprocess"):
             inputs = self.preprocess(data)
         self.explain = self._is_explain()
         if self.explain:
-            with self._step("explain"):
+            with self._traced_step("explain"):
                 return self.explain_handle(inputs, data)
-        with self._step("inference"):
+        with self._traced_step("inference"):
             outputs = self.inference(inputs)
-        with self._step("postprocess"):
+        with self._traced_step("postprocess"):
             return self.postprocess(outputs)
 
     def _infer_with_profiler(self, data: Sequence[Row]) -> tuple[list[Any], torch.profiler.profile]:
         """Answer one batch and write a trace of it; returns the profiler beside the answers."""
         assert self.context is not None
-        self._profiling = True
+        self._is_traced = True
         try:
             with profiling.profiler(self.context.model_name, self.profiler_args) as profile:
-                answers = self._answer(data)
+                answers = self._answer_batch(data)
         finally:
-            self._profiling = False
+            self._is_traced = False
         return answers, profile
 
-    def _step(self, name: str) -> AbstractContextManager[Any]:
+    def _traced_step(self, name: str) -> AbstractContextManager[Any]:
         """Name a part of the trace, when there is one."""
-        return torch.profiler.record_function(name) if self._profiling else nullcontext()
+        return torch.profiler.record_function(name) if self._is_traced else nullcontext()
 
     def explain_handle(self, data_preprocess: Any, raw_data: Sequence[Any]) -> list[Any]:  # noqa: ANN401
         """Explain the first row, by the `get_insights(tensor, inputs, target)` of a subclass.

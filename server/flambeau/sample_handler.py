@@ -108,16 +108,18 @@ class SampleHandler(BaseHandler):
         """Answer one batch; samples that can share one call of the model do."""
         return super().handle(data, context)
 
-    def _answer(self, data: Sequence[Row]) -> list[Any]:
+    def _answer_batch(self, data: Sequence[Row]) -> list[Any]:
         """As `BaseHandler`, but with as many calls of the model as the samples need."""
         if self._is_describe():
             return [self.describe_handle()]
-        with self._step("preprocess"):
+        with self._traced_step("preprocess"):
             samples = self.preprocess(data)
         self.explain = self._is_explain()
         if self.explain:
             (sample,) = samples  # the worker sends these alone
-            return [sample] if isinstance(sample, RequestError) else self._explain(sample, data)
+            if isinstance(sample, RequestError):
+                return [sample]
+            return self._explain_sample(sample, data)
         answers: list[Any] = list(samples)
         groups: dict[Hashable, list[tuple[int, Sample]]] = defaultdict(list)
         for place, sample in enumerate(samples):
@@ -126,11 +128,11 @@ class SampleHandler(BaseHandler):
         said: set[str] = set()
         for group in groups.values():
             places, members = zip(*group, strict=True)
-            for place, answer in zip(places, self._answers(members, said), strict=True):
+            for place, answer in zip(places, self._answer_samples(members, said), strict=True):
                 answers[place] = answer
         return answers
 
-    def _answers(self, samples: Sequence[Sample], said: set[str]) -> list[Any]:
+    def _answer_samples(self, samples: Sequence[Sample], said: set[str]) -> list[Any]:
         """Answers to samples that share a call; if it fails, halves of them are run apart.
 
         Args:
@@ -138,9 +140,9 @@ class SampleHandler(BaseHandler):
             said: What tracebacks in the log end in already.
         """
         try:
-            with self._step("inference"):
+            with self._traced_step("inference"):
                 outputs = self.inference(*self.collate(samples))
-            with self._step("postprocess"):
+            with self._traced_step("postprocess"):
                 answers = self.postprocess(outputs)
         except (MemoryError, torch.OutOfMemoryError):
             raise
@@ -152,9 +154,9 @@ class SampleHandler(BaseHandler):
         # not in the `except`, where the traceback of each half would bring this one's along
         middle = len(samples) // 2
         halves = (samples[:middle], samples[middle:])
-        return [answer for half in halves for answer in self._answers(half, said)]
+        return [answer for half in halves for answer in self._answer_samples(half, said)]
 
-    def _explain(self, sample: Sample, data: Sequence[Row]) -> list[Any]:
+    def _explain_sample(self, sample: Sample, data: Sequence[Row]) -> list[Any]:
         tensors = [moved(part, self.device) for part in self.collate([sample])]
         return self.explain_handle(tensors[0] if len(tensors) == 1 else tensors, data)
 

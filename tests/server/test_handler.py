@@ -125,6 +125,24 @@ def test_a_class_to_explain_comes_in_many_forms(
     assert answer["target"] == expected
 
 
+class Loading(BaseHandler):
+    """Has a method that many handlers have."""
+
+    def initialize(self, context: Context) -> None:
+        super().initialize(context)
+        self._load_model()
+
+    def _load_model(self) -> None:
+        self.model = torch.nn.Identity()
+
+
+def test_a_handler_may_have_methods_of_its_own(tmp_path: Path) -> None:
+    handler = Loading()
+    handler.initialize(context(tmp_path, serializedFile=program(tmp_path)))
+    rows: list[Any] = [[1.0], [2.0]]
+    assert handler.handle(rows, context(tmp_path)) == [[1.0], [2.0]]
+
+
 class Hasty(BaseHandler):
     """Does not call the constructor above it, as many handlers do not."""
 

@@ -87,12 +87,12 @@ class TextClassifier(TextHandler):
         Raises:
             InvalidInput: One of them is no text, or has no word that the model knows.
         """
-        rows = [self._numbers(row) for row in data]
+        rows = [self._numbers_of_row(row) for row in data]
         starts = torch.tensor([0, *(len(row) for row in rows[:-1])]).cumsum(0)
         flat = [number for row in rows for number in row]
         return torch.tensor(flat, device=self.device), starts.to(self.device)
 
-    def _numbers(self, row: object) -> list[int]:
+    def _numbers_of_row(self, row: object) -> list[int]:
         value = row
         if isinstance(row, dict):
             value = row.get("data") or row.get("body")

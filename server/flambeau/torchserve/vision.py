@@ -53,7 +53,7 @@ class VisionHandler(BaseHandler):
     def initialize(self, context: Context) -> None:
         super().initialize(context)
         self.ig = IntegratedGradients(self.model)
-        if self._max_pixels() is None:
+        if self._most_pixels() is None:
             allow_images_of_any_size()
 
     @timed
@@ -67,29 +67,29 @@ class VisionHandler(BaseHandler):
         Raises:
             InvalidInput: One of them is no image.
         """
-        return torch.stack(self.decode_images(data)).to(self.device)
+        return torch.stack(self.decode_image_rows(data)).to(self.device)
 
-    def decode_images(self, data: Sequence[Any]) -> list[torch.Tensor]:
+    def decode_image_rows(self, data: Sequence[Any]) -> list[torch.Tensor]:
         """The images of a batch, each (C, H, W), on the CPU.
 
         Raises:
             InvalidInput: One of them is no image.
         """
-        return [self._decode(row) for row in data]
+        return [self._decode_image_row(row) for row in data]
 
-    def _decode(self, row: object) -> torch.Tensor:
+    def _decode_image_row(self, row: object) -> torch.Tensor:
         value = row
         if isinstance(row, dict):
             value = row.get("body") if row.get("data") is None else row["data"]
         if isinstance(value, torch.Tensor):
             return value
         if isinstance(value, (str, bytes, bytearray)):
-            return image_tensor(value, self.image_processing, max_pixels=self._max_pixels())
+            return image_tensor(value, self.image_processing, max_pixels=self._most_pixels())
         if value is None:
             raise InvalidInput("the request has no image; send one as the body, or as field 'data'")
         return tensor_from_json(value, None)
 
-    def _max_pixels(self) -> int | None:
+    def _most_pixels(self) -> int | None:
         if self.context is None:
             return MAX_PIXELS
         is_limited = self.context.system_properties.get("limit_max_image_pixels", True)
@@ -150,7 +150,7 @@ class ObjectDetector(VisionHandler):
     @timed
     def preprocess(self, data: Sequence[Any]) -> Any:  # noqa: ANN401  # a subclass may differ
         """The images of a batch, a list of (C, H, W), on the model's device."""
-        return [image.to(self.device) for image in self.decode_images(data)]
+        return [image.to(self.device) for image in self.decode_image_rows(data)]
 
     @timed
     def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # a subclass's inference
