@@ -82,7 +82,7 @@ def _build(spec: ArchiveSpec, name: str, store: Path) -> None:
             extra_files=",".join(str(directory / file) for file in extra) or None,
             config_file=str(directory / "model-config.yaml") if spec.yaml else None,
             requirements_file=str(directory / "requirements.txt") if spec.requirements else None,
-            archive_format=spec.format,
+            archive_format=spec.format,  # pyright: ignore[reportArgumentType]  # its list is incomplete
             export_path=str(directory / "export"),
             runtime="python",
             force=True,

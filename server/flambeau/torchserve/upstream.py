@@ -67,6 +67,8 @@ class Launch:
         model_api: Whether models can be registered over HTTP.
         combined_port: Whether inference and management share one port.
         snapshots: Whether it writes its configuration after each change.
+        own_group: Whether it leads a process group of its own, which ends with it.
+        scratch: Where its own directory is made; None for the system's place.
     """
 
     store: Path
@@ -78,6 +80,8 @@ class Launch:
     model_api: bool = True
     combined_port: bool = False
     snapshots: bool = False
+    own_group: bool = True
+    scratch: Path | None = None
 
 
 class ConsoleLines:
@@ -112,12 +116,18 @@ class RunningServer:
     """A server that was started here."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], *, directory: Path, urls: Mapping[Port, str]
+        self,
+        process: subprocess.Popen[bytes],
+        *,
+        directory: Path,
+        urls: Mapping[Port, str],
+        launch: Launch,
     ) -> None:
         # for the life of the process
         self.process = process
         self.directory = directory
         self.urls = urls
+        self._own_group = launch.own_group
         assert process.stdout is not None
         self.console = ConsoleLines(process.stdout)
 
@@ -166,8 +176,10 @@ class RunningServer:
             self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_STOP_TIMEOUT_S)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self._own_group:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
         self.process.wait()
 
     def _models_waiting(self) -> list[str]:
@@ -187,7 +199,7 @@ class RunningServer:
 
 def _versions(client: httpx.Client, name: str) -> list[dict[str, Any]]:
     answer = client.get(f"/models/{name}/all")
-    if answer.status_code == httpx.codes.NOT_FOUND:  # as TorchServe says on a combined port
+    if answer.status_code == 404:  # as TorchServe says on a combined port
         answer = client.get(f"/models/{name}")
     answer.raise_for_status()
     return list(answer.json())
@@ -199,7 +211,7 @@ def running_upstream(
 ) -> Generator[RunningServer]:
     """The original TorchServe, started and ended; made first when there is none."""
     environment = environment or make_environment()
-    with _own_directory() as directory:
+    with _own_directory(launch.scratch) as directory:
         command = environment.server_command(temp=directory / "tmp")
         command += ["-f", str(directory / "config.properties"), "-s", str(launch.store)]
         command += [] if launch.snapshots else ["-ncs"]
@@ -210,7 +222,7 @@ def running_upstream(
 @contextmanager
 def running_flambeau(launch: Launch) -> Generator[RunningServer]:
     """Our server on the same configuration, started and ended."""
-    with _own_directory() as directory:
+    with _own_directory(launch.scratch) as directory:
         command = [sys.executable, "-m", "flambeau.torchserve", "--start", "--foreground"]
         command += ["--ts-config", str(directory / "config.properties")]
         command += ["--model-store", str(launch.store)]
@@ -220,8 +232,10 @@ def running_flambeau(launch: Launch) -> Generator[RunningServer]:
 
 
 @contextmanager
-def _own_directory() -> Generator[Path]:
-    directory = Path(tempfile.mkdtemp(prefix="ts-"))  # short: sockets in it allow 107 characters
+def _own_directory(parent: Path | None) -> Generator[Path]:
+    directory = Path(
+        tempfile.mkdtemp(prefix="ts-", dir=parent)
+    )  # short: sockets in it allow 107 characters
     try:
         (directory / "tmp").mkdir()
         (directory / "logs").mkdir()
@@ -245,12 +259,12 @@ def _running(command: Sequence[str], launch: Launch, directory: Path) -> Generat
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,
+        start_new_session=launch.own_group,
     )
     numbers = [ports[0], ports[0] if launch.combined_port else ports[1], ports[2]]
     urls = {port: f"http://127.0.0.1:{number}" for port, number in zip(Port, numbers, strict=True)}
     with ExitStack() as stack:
-        server = RunningServer(process, directory=directory, urls=urls)
+        server = RunningServer(process, directory=directory, urls=urls, launch=launch)
         stack.callback(server.stop)
         server.wait_started()
         yield server
