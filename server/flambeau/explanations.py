@@ -100,17 +100,17 @@ def word_importances(
             "explanations need a model whose token vectors are the weight of its layer `embedding`"
         )
     # Each token gets a row of its own, so that equal words at two places are told apart.
-    vectors_ND = weight.detach()[tokens]
+    vectors = weight.detach()[tokens]
     places = torch.arange(len(tokens), device=tokens.device)
-    total = torch.zeros_like(vectors_ND)
+    total = torch.zeros_like(vectors)
     try:
         for place, share in _points(NUM_STEPS):
-            layer.weight = torch.nn.Parameter(place * vectors_ND)
+            layer.weight = torch.nn.Parameter(place * vectors)
             scores = model(places, *further)
             total += share * _gradient(scores, layer.weight, target).to_dense()
     finally:
         layer.weight = weight
-    return (vectors_ND * total).sum(1)
+    return (vectors * total).sum(1)
 
 
 def _points(num_steps: int) -> Iterator[tuple[float, float]]:
