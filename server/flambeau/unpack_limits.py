@@ -25,7 +25,7 @@ class UnpackLimits:
             machine. What does not fit on the disk is refused in any case.
         max_depth: Parts of one entry's path.
         max_name_bytes: One part of a path, in UTF-8; 255 is what Linux file systems take.
-        max_ratio: Inflated to stored size, for files over 1 MiB. Weights hardly compress; 200 MB of
+        max_ratio: Inflated to stored size, for files over 8 MiB. Weights hardly compress; 200 MB of
             zeros reach 1,029.
     """
 

@@ -20,7 +20,9 @@ from flambeau.errors import ArchiveError
 from flambeau.unpack_limits import UnpackLimits, check_names, check_total, refusal
 
 _CHUNK_BYTES = 1 << 20
-_RATIO_APPLIES_BYTES = 1 << 20  # a small file of zeros is no threat, and configs do repeat
+# a file of zeros this small is no threat: exported programs keep example inputs, often of one value
+_RATIO_APPLIES_BYTES = 8 << 20
+_TOTAL_RATIO_APPLIES_BYTES = 256 << 20  # nor are many of them together
 
 # APPNOTE.TXT 4.3.7 (local file header) and 4.3.16 (end of central directory record)
 _LOCAL_HEADER = struct.Struct("<4sHHHHHIIIHH")
@@ -77,7 +79,14 @@ def checked_entries(file: BinaryIO, limits: UnpackLimits) -> list[ZipEntry]:
         )
     names = check_names(((info.orig_filename, _is_dir(info)) for info in infos), limits=limits)
     entries = [_checked_entry(file, i, n, limits) for i, n in zip(infos, names, strict=True)]
-    check_total(sum(entry.size_bytes for entry in entries), limits=limits)
+    total = sum(entry.size_bytes for entry in entries)
+    check_total(total, limits=limits)
+    stored = sum(entry.stored_bytes for entry in entries)
+    if total > _TOTAL_RATIO_APPLIES_BYTES + limits.max_ratio * stored:
+        raise ArchiveError(
+            f"it inflates {stored} bytes to {total}, more than {limits.max_ratio} times; build the "
+            "archive again without what repeats itself"
+        )
     _check_layout(infos, entries)
     return entries
 

@@ -467,6 +467,10 @@ CORPUS: dict[str, tuple[list[Entry], str]] = {
     "long name in UTF-8": ([entry("\u00e9" * 128)], "256 bytes"),
     "many entries": ([entry(f"{i}", b"") for i in range(10_000)], "at most 10000 entries"),
     "ratio": ([entry("zeros.bin", ZEROS, deflate=True)], "more than 200 times"),
+    "ratio of all": (
+        [entry(f"{i}.bin", ZEROS[: 7 << 20], deflate=True) for i in range(50)],
+        "without what repeats itself",
+    ),
     "declares less, deflated": (
         [entry("a.bin", ZEROS[:5000], deflate=True, size=10, crc=zlib.crc32(b"\0" * 10))],
         "more than the 10 bytes",
