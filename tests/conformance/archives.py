@@ -262,6 +262,15 @@ ARCHIVES: Final[dict[str, ArchiveSpec]] = {
     "eager_rows": ArchiveSpec(
         model="eager_rows", handler="rows.py", model_file="network.py", weights=_state_dict
     ),
+    # images
+    "pixels": ArchiveSpec(
+        model="pixels",
+        handler="image_classifier",
+        model_file="pixels.py",
+        files={"index_to_name.json": json.dumps(INDEX_TO_NAME | {"3": "x", "4": "y", "5": "z"})},
+    ),
+    "boxes": ArchiveSpec(model="boxes", handler="object_detector", model_file="boxes.py"),
+    "regions": ArchiveSpec(model="regions", handler="image_segmenter", model_file="regions.py"),
     "no_weights": ArchiveSpec(model="no_weights", handler="base_handler"),
     # handlers that do not load
     "raises_value_error": ArchiveSpec(

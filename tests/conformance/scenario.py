@@ -81,7 +81,10 @@ class Scenario:
         requests: What it is sent, in order.
         outside: Archives that are not in the store, served over HTTP at `<<files_url>>` and
             found in the directory `<<files_directory>>`.
-        launch: The rest of how it is started.
+        prepare: Puts into the original's environment what it needs beyond TorchServe.
+        timeout_s: How long to wait for each answer.
+
+    What is not named here is as in `Launch`.
     """
 
     name: str
@@ -96,6 +99,7 @@ class Scenario:
     model_api: bool = True
     combined_port: bool = False
     timeout_s: float = 30.0
+    prepare: Callable[[], None] | None = None
 
     @property
     def recorded(self) -> Path:
@@ -109,6 +113,8 @@ class Scenario:
             side: Whose server.
             directory: An empty one, for the store.
         """
+        if self.prepare is not None and side is THEIRS:
+            self.prepare()
         store, outside = directory / "store", directory / "outside"
         store.mkdir()
         outside.mkdir()

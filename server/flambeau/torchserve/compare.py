@@ -20,6 +20,8 @@ from fnmatch import fnmatchcase
 from itertools import zip_longest
 from typing import Any, Final
 
+import numpy as np
+
 from flambeau.torchserve.exchange import Answer, Request
 
 RELATIVE_TOLERANCE: Final = 1e-3
@@ -313,9 +315,24 @@ def _view_metrics(text: str) -> str:
     return json.dumps(shown, indent=1)
 
 
+def _view_outline(text: str) -> str:
+    """Of a large array in JSON: its shape, its mean and its corners."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        return text
+    if not isinstance(document, list):
+        return text
+    array = np.asarray(document, dtype=np.float64)
+    corners = array.reshape(-1)[[0, -1]].tolist() if array.size else []
+    shown = {"shape": list(array.shape), "mean": float(array.mean()), "corners": corners}
+    return json.dumps(shown, indent=1)
+
+
 _VIEWS: Final[dict[str, Callable[[str], str]]] = {
     "openapi": _view_openapi,
     "metrics": _view_metrics,
+    "outline": _view_outline,
 }
 
 

@@ -39,7 +39,8 @@ class Request:
         together: Neighbours with the same word here are sent at the same time.
         until: Send it again until the answer has this status; None to send it once.
         until_text: The same for a text that the body must hold.
-        view: What to compare of the body: all, or `openapi`, `metrics`, `status`.
+        view: What to compare of the body: all, or `openapi`, `metrics`, `outline`,
+            `status`.
     """
 
     name: str

@@ -10,6 +10,7 @@ from tests.conformance.scenarios import (
     archive_kinds,
     batches,
     configurations,
+    images,
     management,
     predictions,
 )
@@ -20,5 +21,6 @@ SCENARIOS: Final[tuple[Recordable, ...]] = (
     *archive_kinds.SCENARIOS,
     *batches.SCENARIOS,
     *configurations.SCENARIOS,
+    *images.SCENARIOS,
     CommandLines(),
 )
