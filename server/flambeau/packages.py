@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from flambeau.downloads import Downloads, name_of
-from flambeau.errors import ArchiveError, ArchiveExists, ModelNotFound
+from flambeau.errors import ArchiveError, ArchiveExists, Conflict, ModelNotFound
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
@@ -95,7 +95,10 @@ class PackageLoader:
             DownloadFailed, ArchiveExists: The archive cannot be brought into the store.
             ArchiveError: It is unreadable, unsafe or incomplete, or its model has no name.
             RequirementsFailed: What it needs cannot be installed.
+            Conflict: The server is stopping.
         """
+        if self._stopping.is_set():
+            raise Conflict(f"{url} cannot be registered: the server is stopping")
         wanted = _Wanted(
             url=url,
             handler=handler,
