@@ -99,6 +99,15 @@ def test_a_stale_pid_file_is_removed(home: Home, content: str) -> None:
     assert not home.pid_file.exists()
 
 
+def test_a_pid_file_that_cannot_be_used_is_named(home: Home) -> None:
+    home.pid_file.mkdir()  # as unusable as another user's, for root too
+    for flags in (["--stop"], ["--start", "--model-store", "store"]):
+        done = home.run(*flags)
+        assert done.returncode == 1
+        assert f"{home.pid_file} cannot be used" in done.stdout
+        assert "set TEMP" in done.stdout
+
+
 def test_a_process_that_is_no_server_is_not_stopped(home: Home) -> None:
     program = "import sys; sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as other:

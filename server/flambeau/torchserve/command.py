@@ -67,7 +67,11 @@ def _start(command_line: CommandLine, arguments: Sequence[str], pid_file: PidFil
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # what ends this terminal does not end it
     )
-    pid_file.write(server.pid)
+    try:
+        pid_file.write(server.pid)
+    except ConfigError:
+        server.terminate()
+        raise
     server.returncode = 0  # it outlives this process, which is no mistake
     return 0
 

@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from flambeau.errors import ConfigError
+
 _MODULE = b"flambeau.torchserve"
 
 
@@ -23,24 +25,40 @@ class PidFile:
         return cls(Path(tempfile.gettempdir()) / ".model_server.pid")
 
     def running(self) -> int | None:
-        """The server's process, or None; a file that names no server of ours is removed."""
+        """The server's process, or None; a file that names no server of ours is removed.
+
+        Raises:
+            ConfigError: The file is another user's.
+        """
         try:
             pid = int(self.path.read_text(encoding="ascii"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError):
+        except ValueError:
             pid = 0
+        except OSError as error:
+            raise self._foreign(error) from error
         if pid == os.getpid():
             return None  # written by the process that started this one
         if pid > 0 and is_server(pid):
             return pid
         print("Removing orphan pid file.", flush=True)  # TorchServe's text
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._foreign(error) from error
         return None
 
     def write(self, pid: int) -> None:
-        """Name the running server."""
-        self.path.write_text(str(pid), encoding="ascii")
+        """Name the running server.
+
+        Raises:
+            ConfigError: The file cannot be written.
+        """
+        try:
+            self.path.write_text(str(pid), encoding="ascii")
+        except OSError as error:
+            raise self._foreign(error) from error
 
     def remove(self, pid: int) -> None:
         """Forget this process, unless the file names another one by now."""
@@ -49,6 +67,12 @@ class PidFile:
                 self.path.unlink(missing_ok=True)
         except (OSError, ValueError):
             return  # gone, or no longer ours
+
+    def _foreign(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"{self.path} cannot be used: {error.strerror}; another user's server may run here: "
+            "set TEMP to a directory of your own"
+        )
 
 
 def is_server(pid: int) -> bool:
