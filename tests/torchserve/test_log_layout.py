@@ -116,6 +116,30 @@ def test_a_file_is_put_aside_at_midnight_and_at_a_start_on_another_day(tmp_path:
     assert (tmp_path / "ts_log.log.2.gz").exists()
 
 
+def test_what_is_no_file_is_not_put_aside(tmp_path: Path) -> None:
+    link = tmp_path / "access_log.log"
+    link.symlink_to("/dev/null")
+    now = [1_800_000_000.0]
+    file = DailyFile(link, max_bytes=1, clock=lambda: now[0])
+    for _ in range(3):
+        file.handle(record("x", "gone"))
+        now[0] += 86400
+    file.close()
+    assert [*tmp_path.iterdir()] == [link]
+
+
+def test_a_full_disk_costs_lines_and_says_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = DailyFile(tmp_path / "ts_log.log")
+    assert file.stream is not None
+    file.stream.close()
+    file.stream = Path("/dev/full").open("w", encoding="utf-8")  # noqa: SIM115  # the handler's
+    file.handle(record("x", "lost"))
+    file.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_without_a_directory_to_write_to_the_console_is_left(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     places = Places(logs=tmp_path / "file" / "logs", metrics=tmp_path)

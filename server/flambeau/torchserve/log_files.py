@@ -144,7 +144,16 @@ class DailyFile(RotatingFileHandler):
         self.namer = "{}.gz".format
         self.rotator = _compress
 
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """A disk that is full costs lines, and no traceback on stderr for each of them."""
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what was not written cannot be written now
+            super().close()
+
     def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  # logging's name
+        if not Path(self.baseFilename).is_file():  # a link to /dev/stdout, say
+            return False
         return _day(self._clock()) != self._day or bool(super().shouldRollover(record))
 
     def doRollover(self) -> None:  # noqa: N802  # logging's name
