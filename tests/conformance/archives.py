@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -110,8 +111,10 @@ def _torchscript(directory: Path) -> Path:
     linear = torch.nn.Linear(2, 3, bias=False)
     with torch.no_grad():
         linear.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]))
-    traced = torch.jit.trace(linear, torch.zeros(1, 2))  # type: ignore[no-untyped-call]  # torch's
-    torch.jit.save(traced, directory / "model.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # it is what archives hold
+        traced = torch.jit.trace(linear, torch.zeros(1, 2))  # type: ignore[no-untyped-call]  # torch's
+        torch.jit.save(traced, directory / "model.pt")
     return directory / "model.pt"
 
 
