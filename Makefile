@@ -12,6 +12,8 @@ unexport PYTHONPATH PYTHONHOME
 PYTHON ?= python3
 TORCH_VARIANT ?= cpu
 ARGS ?=
+# tests wait for processes more than they compute, so a few more than there are cores
+JOBS ?= 3
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -36,8 +38,8 @@ $(READY): pyproject.toml constraints.txt
 demo: install ## Train, export, serve, predict, swap versions under load: the whole story
 	$(PY) -m deploy.demo
 
-test: install ## Run the tests; ARGS='-k batcher' narrows them
-	$(PY) -m pytest $(ARGS)
+test: install ## Run the tests, JOBS=3 files at a time; ARGS='-k batcher' narrows them
+	$(PY) -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 test-gpu: install ## Run the tests that need a CUDA device
 	$(PY) -m pytest -m gpu $(ARGS)
