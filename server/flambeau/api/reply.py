@@ -21,7 +21,10 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _VERSION_HEADER = "x-model-version"
 _STREAM_NEXT = "ts_stream_next"  # TorchServe's mark of a streamed answer
-_OURS = {"connection", "content-length", "transfer-encoding", "x-request-id", _VERSION_HEADER}
+_OURS = {
+    *("connection", "content-length", "transfer-encoding", "x-request-id", _VERSION_HEADER),
+    *("cache-control", "expires", "pragma"),  # as in TorchServe, where the server's win
+}
 
 Headers = list[tuple[bytes, bytes]]
 
