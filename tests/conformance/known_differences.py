@@ -39,7 +39,10 @@ KNOWN_DIFFERENCES: Final = (
     KnownDifference(
         id="content-types",
         reason="A content type is heeded in any case, and for fields that are no files.",
-        exchanges=("predictions/JSON type in capitals", "predictions/multipart field of JSON"),
+        exchanges=(
+            *("predictions/JSON type in capitals", "predictions/multipart field of JSON"),
+            *("predictions/multipart file", "predictions/multipart with several"),
+        ),
         parts=("body inputs.*", "body types.*"),
     ),
     KnownDifference(
@@ -166,6 +169,12 @@ KNOWN_DIFFERENCES: Final = (
         parts=("body status", "body 0.*"),
     ),
     KnownDifference(
+        id="room-for-sequences",
+        reason="The remaining capacity of a model with sequences counts what they may hold.",
+        exchanges=("management/describe a model with sequences",),
+        parts=("body 0.jobQueueStatus.remainingCapacity",),
+    ),
+    KnownDifference(
         id="json-registration-delay",
         reason="Registering by JSON leaves maxBatchDelay at 100 ms instead of -10000.",
         exchanges=("management/describe what JSON registered",),
@@ -254,6 +263,12 @@ KNOWN_DIFFERENCES: Final = (
         exchanges=("metrics_*/*",),
         parts=("body HandlerTime*",),
         theirs=("absent",),
+    ),
+    KnownDifference(
+        id="errors-name-their-model",
+        reason="A counter of errors says which model counted them.",
+        exchanges=("metrics_auto/*",),
+        parts=("body Mistakes*",),
     ),
     KnownDifference(
         id="histogram-buckets",
