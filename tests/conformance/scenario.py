@@ -53,7 +53,10 @@ class Side:
     command: Callable[[], list[str]]
 
 
-THEIRS: Final = Side(start=running_upstream, command=lambda: make_environment().cli_command())
+THEIRS: Final = Side(
+    start=lambda launch: running_upstream(launch, environment=make_environment()),
+    command=lambda: make_environment().cli_command(),
+)
 OURS: Final = Side(
     start=running_flambeau, command=lambda: [sys.executable, "-m", "flambeau.torchserve"]
 )

@@ -32,7 +32,11 @@ from typing import IO, Any, Final
 import httpx
 
 from flambeau.errors import FlambeauError
-from flambeau.torchserve.upstream_environment import UpstreamEnvironment, make_environment
+from flambeau.torchserve.upstream_environment import (
+    UpstreamEnvironment,
+    find_environment,
+    make_environment,
+)
 
 READY_LINE: Final = "Model server started."
 START_TIMEOUT_S: Final = 120.0
@@ -210,7 +214,7 @@ def running_upstream(
     launch: Launch, *, environment: UpstreamEnvironment | None = None
 ) -> Generator[RunningServer]:
     """The original TorchServe, started and ended; made first when there is none."""
-    environment = environment or make_environment()
+    environment = environment or find_environment() or make_environment()
     with _own_directory(launch.scratch) as directory:
         command = environment.server_command(temp=directory / "tmp")
         command += ["-f", str(directory / "config.properties"), "-s", str(launch.store)]

@@ -75,11 +75,9 @@ def find_environment(directory: Path | None = None) -> UpstreamEnvironment | Non
     Args:
         directory: Where `make_environment` puts it; None for the cache directory.
     """
-    if _is_installed_here():
-        spec = find_spec("ts")
-        if spec is not None and spec.origin is not None:
-            home = Path(spec.origin).parent.parent
-            return UpstreamEnvironment(python=Path(sys.executable), home=home, java=find_java())
+    home = _home_here()
+    if home is not None:
+        return UpstreamEnvironment(python=Path(sys.executable), home=home, java=find_java())
     directory = default_directory() if directory is None else directory
     if not _is_complete(directory):
         return None
@@ -133,11 +131,13 @@ def find_java() -> str:
     )
 
 
-def _is_installed_here() -> bool:
+def _home_here() -> Path | None:
+    """Where this interpreter has TorchServe itself; our own package `ts` does not count."""
     try:
-        return metadata.version("torchserve") == VERSION
+        installed = metadata.distribution("torchserve")
     except metadata.PackageNotFoundError:
-        return False
+        return None
+    return Path(str(installed.locate_file(""))) if installed.version == VERSION else None
 
 
 def _environment_in(directory: Path) -> UpstreamEnvironment:
