@@ -22,8 +22,8 @@ from typing import Final
 import httpx
 
 from flambeau.torchserve.exchange import Answer, Exchange, Request
-from flambeau.torchserve.upstream import READY_LINE, Launch, Port, environment_of, free_ports
-from flambeau.torchserve.upstream import properties_text as text_of_properties
+from flambeau.torchserve.launch import Launch, Port, environment_of, free_ports, properties_text
+from flambeau.torchserve.upstream import READY_LINE
 from tests.conformance.archives import build
 from tests.conformance.scenario import RECORDINGS, Side
 
@@ -84,7 +84,7 @@ class CommandLines:
         build(["plain"], store)
         launch = Launch(store=store, token_auth=True)
         ports = free_ports(5)
-        properties = text_of_properties(launch, ports=ports, directory=directory)
+        properties = properties_text(launch, ports=ports, directory=directory)
         (directory / "own.properties").write_text(
             properties.replace("disable_token_authorization=false\n", ""), encoding="utf-8"
         )

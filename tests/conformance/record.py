@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from flambeau.torchserve.compare import Outcome, Verdict, judge, masked
+from flambeau.torchserve.compare import Outcome, Verdict, judge
 from flambeau.torchserve.exchange import Exchange, read_exchanges, write_exchanges
+from flambeau.torchserve.masking import masked
 from tests.conformance.known_differences import KNOWN_DIFFERENCES
 from tests.conformance.scenario import OURS, THEIRS, Recordable, Side
 from tests.conformance.scenarios import SCENARIOS

@@ -19,14 +19,9 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from flambeau.torchserve.exchange import Exchange, Headers, Request
+from flambeau.torchserve.launch import Launch, Port
 from flambeau.torchserve.replay import replay
-from flambeau.torchserve.upstream import (
-    Launch,
-    Port,
-    RunningServer,
-    running_flambeau,
-    running_upstream,
-)
+from flambeau.torchserve.upstream import RunningServer, running_flambeau, running_upstream
 from flambeau.torchserve.upstream_environment import make_environment
 from tests.conformance.archives import build
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from flambeau.torchserve.compare import KnownDifference, Outcome, differences, judge, masked
+from flambeau.torchserve.compare import KnownDifference, Outcome, differences, judge
 from flambeau.torchserve.exchange import Answer, Request
-from flambeau.torchserve.upstream import Port
+from flambeau.torchserve.launch import Port
+from flambeau.torchserve.masking import masked
 
 REQUEST = Request(name="one", port=Port.INFERENCE, method="GET", target="/")
 

@@ -13,7 +13,7 @@ from flambeau.torchserve.exchange import (
     read_requests,
     write_exchanges,
 )
-from flambeau.torchserve.upstream import Port
+from flambeau.torchserve.launch import Port
 
 
 def make_request(**changes: object) -> Request:

@@ -6,8 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from flambeau.torchserve.exchange import NO_ANSWER, Request
+from flambeau.torchserve.launch import Port
 from flambeau.torchserve.replay import replay, send
-from flambeau.torchserve.upstream import Port
 
 REQUEST = Request(
     name="r",

@@ -4,14 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flambeau.torchserve.upstream import (
-    Launch,
-    UpstreamError,
-    environment_of,
-    free_ports,
-    properties_text,
-    running_flambeau,
-)
+from flambeau.torchserve.launch import Launch, environment_of, free_ports, properties_text
+from flambeau.torchserve.upstream import UpstreamError, running_flambeau
 
 
 def test_a_launch_becomes_properties() -> None:

@@ -13,7 +13,8 @@ from flambeau.context import Context
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.messages import InferenceRequest, Input, LoadModel
 from flambeau.testing import make_archive
-from flambeau.torchserve.upstream import Launch, running_flambeau
+from flambeau.torchserve.launch import Launch
+from flambeau.torchserve.upstream import running_flambeau
 from flambeau.torchserve.upstream_runner import UpstreamRunner, launch_of
 from flambeau.torchserve.worker import wants_upstream
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from flambeau.errors import ConfigError
-from flambeau.torchserve.upstream import Port
+from flambeau.torchserve.launch import Port
 
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 

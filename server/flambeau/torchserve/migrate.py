@@ -17,6 +17,7 @@ from flambeau.archive import read_manifest
 from flambeau.errors import ConfigError
 from flambeau.store import ModelStore
 from flambeau.torchserve.exchange import Request, read_requests
+from flambeau.torchserve.launch import Launch, Port
 from flambeau.torchserve.migration.archives import check_archive
 from flambeau.torchserve.migration.comparison import (
     all_as_meant,
@@ -27,7 +28,7 @@ from flambeau.torchserve.migration.comparison import (
 )
 from flambeau.torchserve.migration.configuration import check_configuration, read_configuration
 from flambeau.torchserve.migration.findings import Finding, Standing, report
-from flambeau.torchserve.upstream import Launch, Port, running_flambeau, running_upstream
+from flambeau.torchserve.upstream import running_flambeau, running_upstream
 
 _OWN: Final = {  # what a comparison decides itself, lest it disturb a server that runs
     *("inference_address", "management_address", "metrics_address", "model_store"),

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from flambeau.torchserve.exchange import Answer, Exchange, Request
-from flambeau.torchserve.upstream import Port
+from flambeau.torchserve.launch import Port
 
 ANSWER_TIMEOUT_S: Final = 60.0
 _REPEAT_TIMEOUT_S: Final = 90.0

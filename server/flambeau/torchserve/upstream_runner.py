@@ -23,7 +23,8 @@ from flambeau.handler_metrics import MetricsCache
 from flambeau.loading import EntryPoint
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_yaml import read_model_yaml
-from flambeau.torchserve.upstream import Launch, Port, RunningServer, running_upstream
+from flambeau.torchserve.launch import Launch, Port
+from flambeau.torchserve.upstream import RunningServer, running_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from flambeau.torchserve.exchange import Headers, Request
-from flambeau.torchserve.upstream import Port
+from flambeau.torchserve.launch import Port
 from tests.conformance.scenario import JSON_TYPE, Scenario, ask, do, infer, manage, scrape
 
 _TEXT: Final = (("Content-Type", "text/plain"),)

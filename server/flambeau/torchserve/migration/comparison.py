@@ -18,8 +18,8 @@ from flambeau.signature import SAMPLES_PATH, SIGNATURE_PATH, Signature
 from flambeau.torchserve.compare import Outcome, Verdict, judge
 from flambeau.torchserve.exchange import Answer, Request
 from flambeau.torchserve.known_differences import KNOWN_DIFFERENCES
+from flambeau.torchserve.launch import Port
 from flambeau.torchserve.replay import replay
-from flambeau.torchserve.upstream import Port
 
 _MAX_SAMPLES: Final = 4
 _JSON: Final = (("Content-Type", "application/json"),)
