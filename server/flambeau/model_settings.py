@@ -39,7 +39,7 @@ class ModelSettings:
         continuous_batching: Requests join and leave a running batch between handler calls.
         sequence_max_idle_ms: Milliseconds after which a silent sequence ends; 0 for never.
         sequence_timeout_ms: Milliseconds after which any sequence ends; 0 for never.
-        max_num_sequence: Sequences per worker at a time, 1 or more.
+        max_num_sequence: Sequences of the version at a time, 1 or more.
         max_sequence_job_queue_size: Requests that may wait per sequence, 1 or more.
         async_communication: The handler is a coroutine and answers requests as they come.
         use_venv: Its requirements get an environment of their own.
@@ -108,6 +108,11 @@ class ModelSettings:
                 changes[name] = tuple(value) if isinstance(value, list) else value
             else:
                 _log.warning("model YAML key %s is %r; expected %s; ignored", key, value, kind)
+        if changes.get("parallel_level", 1) > 1:
+            _log.warning(
+                "model YAML asks for %s devices per worker (parallelLevel); each worker has one",
+                changes["parallel_level"],
+            )
         low = changes.pop("min_workers", 0)
         high = changes.pop("max_workers", low)
         if low > 0 and high >= low:

@@ -31,9 +31,12 @@ _ENDED: Final[Mapping[str, str]] = {
     "ts.torch_handler.distributed.base_pippy_handler": "use torch.distributed.pipelining",
     "ts.llm_launcher": "make an archive with the handler vllm_handler",
 }
+_ONE_DEVICE: Final = "each worker has one device; spread the model over several in its handler"
 _ENDED_YAML: Final[Mapping[str, str]] = {
     "pippy": "PiPPy has ended; use torch.distributed.pipelining in the handler",
-    "dali": "NVIDIA DALI pipelines are not run; decode in the handler's preprocess",
+    "parallelType": _ONE_DEVICE,
+    "parallelLevel": _ONE_DEVICE,
+    "torchrun": _ONE_DEVICE,
 }
 
 
