@@ -51,8 +51,12 @@ def masked(request: Request, answer: Answer, *, values: Mapping[str, str] | None
     text = _WORKER_NAME.sub("W-<worker>-", text)
     view = _VIEWS.get(request.view or "")
     text = _mask_json(text) if view is None else view(text)
-    headers = tuple((name, _UUID.sub("<uuid>", value)) for name, value in answer.headers)
+    headers = tuple((name, _masked_header(name, value)) for name, value in answer.headers)
     return replace(answer, body=text.encode("latin-1"), headers=headers, duration_s=0.0)
+
+
+def _masked_header(name: str, value: str) -> str:
+    return "<length>" if name.lower() == "content-length" else _UUID.sub("<uuid>", value)
 
 
 def _mask_json(text: str) -> str:

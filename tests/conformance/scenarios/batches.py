@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from flambeau.torchserve.exchange import Headers, Request
-from tests.conformance.scenario import JSON_TYPE, Scenario, ask, do, infer, manage
+from tests.conformance.scenario import Scenario, ask, do, infer, manage
 
 _TEXT: Final = (("Content-Type", "text/plain"),)
 
@@ -63,12 +62,8 @@ _SEQUENCES = (
 )
 
 _QUEUES = (
-    infer("held", "/predictions/crowded", json.dumps({"do": "sleep", "value": 3}),
-          headers=JSON_TYPE, together="crowd", view="status"),
-    infer("held too", "/predictions/crowded", json.dumps({"do": "sleep", "value": 0.1}),
-          headers=JSON_TYPE, together="crowd", view="status"),
-    do("after the crowd", {"do": "echo", "value": "free"}, model="crowded"),
-    manage("describe after the crowd", "GET", "/models/crowded"),
+    do("one at a time", {"do": "echo", "value": "free"}, model="crowded"),
+    manage("describe one at a time", "GET", "/models/crowded"),
 )  # fmt: skip
 
 SCENARIOS = (
