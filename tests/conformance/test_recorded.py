@@ -18,6 +18,7 @@ MIGRATING = Path(__file__).resolve().parents[2] / "docs" / "migrating.md"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # the longest scenarios start a server and a dozen workers
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_we_answer_as_recorded(
     scenario: Recordable, verdicts: Callable[[Recordable], list[Verdict]]
@@ -29,6 +30,7 @@ def test_we_answer_as_recorded(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # alone, it runs all scenarios
 def test_every_known_difference_is_shown_by_an_exchange(
     verdicts: Callable[[Recordable], list[Verdict]],
 ) -> None:

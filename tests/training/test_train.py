@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -220,17 +222,31 @@ def test_the_command_line_trains_and_prints_plain_lines(
     assert "\x1b" not in "".join(lines)
 
 
+@contextmanager
+def heeding(number: signal.Signals) -> Generator[None]:
+    """Processes started in the block do not inherit that a signal is ignored."""
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.slow
 def test_ctrl_c_exits_130_with_the_last_checkpoint_usable(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "training.train", *IRIS, "epochs=100000", f"output={tmp_path}"]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment(),
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+    # a shell that runs the tests in the background lets them, and theirs, ignore Ctrl-C
+    with (
+        heeding(signal.SIGINT),
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment(),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
         assert process.stdout is not None
         assert process.stderr is not None
         while not process.stdout.readline().startswith("epoch   2"):
