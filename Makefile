@@ -39,7 +39,7 @@ demo: install ## Train, export, serve, predict, swap versions under load: the wh
 	$(PY) -m deploy.demo
 
 test: install ## Run the tests, JOBS=3 files at a time; ARGS='-k batcher' narrows them
-	$(PY) -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
+	$(PY) -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 test-gpu: install ## Run the tests that need a CUDA device
 	$(PY) -m pytest -m gpu $(ARGS)

@@ -23,3 +23,12 @@ def imports_are_undone() -> Iterator[None]:
 def _is_installed(module: ModuleType) -> bool:
     file = getattr(module, "__file__", None)
     return file is None or "site-packages" in file or file.startswith(sys.base_prefix)
+
+
+# whole files run in one process each: the longest come first, so that the others fill the rest
+_LONGEST = ("test_docs.py", "test_recorded.py", "test_train.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest files first."""
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
