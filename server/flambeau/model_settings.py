@@ -94,6 +94,11 @@ class ModelSettings:
         if self.max_workers < self.min_workers:
             raise BadParameter("max_worker cannot be less than min_worker.")  # TorchServe's text
 
+    @property
+    def may_rerun(self) -> bool:
+        """Whether a request may be run again; within a sequence it would meet another state."""
+        return self.retry and not self.sequence_batching
+
     def with_yaml(self, document: Mapping[str, Any]) -> ModelSettings:
         """These settings with the archive's wishes on top.
 

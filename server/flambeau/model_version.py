@@ -143,7 +143,7 @@ class ModelVersion(SlotObserver):
             BatchPolicy(
                 label=f'Model "{model}"',
                 concurrency=1 if self._mode is BatchMode.IN_TURN else settings.batch_size,
-                retry=settings.retry and not settings.sequence_batching,
+                retry=settings.may_rerun,
                 client_timeout_s=settings.client_timeout_ms / 1000,
                 needs_free_worker=settings.use_job_ticket,
             ),
@@ -383,7 +383,7 @@ class ModelVersion(SlotObserver):
             model_metrics=list(self._host.model_metrics),
             metrics_auto_detect=self._host.metrics_auto_detect,
             batch_mode=self._mode,
-            retry=self.settings.retry and not self.settings.sequence_batching,
+            retry=self.settings.may_rerun,
             sequence_headers=self._host.sequence_headers,
         )
 
