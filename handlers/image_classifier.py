@@ -15,27 +15,9 @@ torchvision's ImageNet models do. Labels come from `index_to_name.json`.
 
 from __future__ import annotations
 
-from typing import Any
-
-from flambeau.answers import top_classes
+from flambeau.answers import TopClasses
 from flambeau.image_handler import ImageHandler
 
 
-class ImageClassifier(ImageHandler):
-    """Classifies images.
-
-    Attributes:
-        topk: The most classes in an answer.
-    """
-
-    topk: int = 5
-
-    def set_max_result_classes(self, topk: int) -> None:
-        self.topk = topk
-
-    def get_max_result_classes(self) -> int:
-        return self.topk
-
-    def postprocess(self, data: Any) -> list[dict[str, float]]:  # noqa: ANN401  # models vary
-        """Logits, (B, C), to the labels of the `topk` most probable classes, best first."""
-        return top_classes(data, topk=self.topk, mapping=self.mapping)
+class ImageClassifier(TopClasses, ImageHandler):
+    """Classifies images."""

@@ -9,6 +9,30 @@ import torch
 
 from flambeau.labels import label_of
 from flambeau.parity import named_outputs
+from flambeau.step_timing import timed
+
+
+class TopClasses:
+    """A classifier's answers, the most probable classes; put it before the class with the model.
+
+    Attributes:
+        topk: The most classes in an answer.
+        mapping: Labels by class index as text.
+    """
+
+    topk: int = 5
+    mapping: dict[str, str] | None
+
+    def set_max_result_classes(self, topk: int) -> None:
+        self.topk = topk
+
+    def get_max_result_classes(self) -> int:
+        return self.topk
+
+    @timed
+    def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # models vary
+        """Logits, (B, C), to the labels of the `topk` most probable classes, best first."""
+        return top_classes(data, topk=self.topk, mapping=self.mapping)
 
 
 def top_classes(

@@ -73,6 +73,19 @@ class IntegratedGradients:
         return way * total
 
 
+def input_importances(
+    gradients: IntegratedGradients, inputs: torch.Tensor, *, target: int
+) -> list[Any]:
+    """How much each number of `inputs`, (B, ...), adds to the score of one class, nested alike.
+
+    Raises:
+        InvalidInput: `target` is no class of the model.
+        HandlerFailed: The model has no gradient.
+    """
+    importances: list[Any] = gradients.attribute(inputs, target=target, n_steps=NUM_STEPS).tolist()
+    return importances
+
+
 def word_importances(
     model: torch.nn.Module, tokens: torch.Tensor, *further: torch.Tensor, target: int
 ) -> torch.Tensor:

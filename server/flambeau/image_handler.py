@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from flambeau.errors import ArchiveError, InvalidInput
-from flambeau.explanations import NUM_STEPS, IntegratedGradients
+from flambeau.explanations import IntegratedGradients, input_importances
 from flambeau.image import (
     IMAGENET,
     MAX_PIXELS,
@@ -80,11 +80,7 @@ class ImageHandler(SampleHandler):
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: int) -> list[Any]:  # noqa: ANN401, ARG002
         """How much each number of the image, (1, C, H, W), adds to the score of one class."""
-        gradients = IntegratedGradients(self.model)
-        explained: list[Any] = gradients.attribute(
-            tensor_data, target=target, n_steps=NUM_STEPS
-        ).tolist()
-        return explained
+        return input_importances(IntegratedGradients(self.model), tensor_data, target=target)
 
 
 def image_tensor(

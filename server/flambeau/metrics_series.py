@@ -7,6 +7,7 @@ label, which people match.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import accumulate
@@ -23,7 +24,7 @@ BUCKETS: Final = (
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 
 
-class Series:
+class Series(ABC):
     """One set of label values and what was recorded under it."""
 
     __slots__ = ("value",)
@@ -31,8 +32,9 @@ class Series:
     def __init__(self) -> None:
         self.value = 0.0
 
+    @abstractmethod
     def record(self, value: float) -> None:
-        raise NotImplementedError
+        """Take one value."""
 
     def samples(self, name: str, labels: str) -> Iterator[tuple[str, str, float]]:
         """Each line's name, labels and value."""

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flambeau.answers import top_classes
+from flambeau.answers import TopClasses
 from flambeau.errors import ArchiveError, InvalidInput
-from flambeau.explanations import NUM_STEPS, IntegratedGradients
+from flambeau.explanations import IntegratedGradients, input_importances
 from flambeau.handler import BaseHandler
 
 if TYPE_CHECKING:
@@ -81,28 +81,8 @@ class DaliHandler(BaseHandler):
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: int = 0) -> list[Any]:  # noqa: ANN401, ARG002
         """How much each number of the images adds to the score of one class."""
-        gradients = IntegratedGradients(self.model)
-        explained: list[Any] = gradients.attribute(
-            tensor_data, target=target, n_steps=NUM_STEPS
-        ).tolist()
-        return explained
+        return input_importances(IntegratedGradients(self.model), tensor_data, target=target)
 
 
-class DALIImageClassifier(DaliHandler):
-    """Answers with the most probable classes.
-
-    Attributes:
-        topk: The most classes in an answer.
-    """
-
-    topk: int = 5
-
-    def set_max_result_classes(self, topk: int) -> None:
-        self.topk = topk
-
-    def get_max_result_classes(self) -> int:
-        return self.topk
-
-    def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # a subclass's inference
-        """Logits, (B, C), to probabilities by label, best first."""
-        return top_classes(data, topk=self.topk, mapping=self.mapping)
+class DALIImageClassifier(TopClasses, DaliHandler):
+    """Answers with the most probable classes."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flambeau.answers import detected_objects, pixel_classes, top_classes
+from flambeau.answers import TopClasses, detected_objects, pixel_classes
 from flambeau.errors import InvalidInput
-from flambeau.explanations import NUM_STEPS, IntegratedGradients
+from flambeau.explanations import IntegratedGradients, input_importances
 from flambeau.handler import BaseHandler
 from flambeau.image import AS_IT_IS, IMAGENET, MAX_PIXELS, ImageTransform, allow_images_of_any_size
 from flambeau.image_handler import image_tensor
@@ -98,32 +98,13 @@ class VisionHandler(BaseHandler):
     def get_insights(self, tensor_data: Any, raw_data: Any, target: int = 0) -> list[Any]:  # noqa: ANN401, ARG002
         """How much each number of the images adds to the score of one class."""
         gradients = self.ig or IntegratedGradients(self.model)
-        explained: list[Any] = gradients.attribute(
-            tensor_data, target=target, n_steps=NUM_STEPS
-        ).tolist()
-        return explained
+        return input_importances(gradients, tensor_data, target=target)
 
 
-class ImageClassifier(VisionHandler):
-    """Answers with the most probable classes.
+class ImageClassifier(TopClasses, VisionHandler):
+    """Answers with the most probable classes."""
 
-    Attributes:
-        topk: The most classes in an answer.
-    """
-
-    topk: int = 5
     image_processing = ToTensor(IMAGENET)
-
-    def set_max_result_classes(self, topk: int) -> None:
-        self.topk = topk
-
-    def get_max_result_classes(self) -> int:
-        return self.topk
-
-    @timed
-    def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # a subclass's inference
-        """Logits, (B, C), to probabilities by label, best first."""
-        return top_classes(data, topk=self.topk, mapping=self.mapping)
 
 
 class ImageSegmenter(VisionHandler):
