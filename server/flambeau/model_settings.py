@@ -46,6 +46,7 @@ class ModelSettings:
         parallel_type: `pp`, `tp`, `pptp`, `custom`, or empty for one process per worker.
         parallel_level: GPUs (and processes) per worker, 1 or more.
         retry: Whether requests of a batch that failed may be run again, apart from each other.
+        threads_per_worker: Threads one operation may use on the CPU; 0 shares the CPUs out evenly.
     """
 
     min_workers: int = 0
@@ -71,6 +72,7 @@ class ModelSettings:
     parallel_type: str = ""
     parallel_level: int = 1
     retry: bool = True
+    threads_per_worker: int = 0
 
     def __post_init__(self) -> None:
         limits = {
@@ -87,6 +89,7 @@ class ModelSettings:
             "maxNumSequence": (self.max_num_sequence, 1, 1_000_000),
             "maxSequenceJobQueueSize": (self.max_sequence_job_queue_size, 1, 1_000_000),
             "parallelLevel": (self.parallel_level, 1, 1024),
+            "threadsPerWorker": (self.threads_per_worker, 0, 1024),
         }
         for name, (value, low, high) in limits.items():
             if not low <= value <= high:
@@ -153,4 +156,5 @@ _YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "parallelType": ("parallel_type", str),
     "parallelLevel": ("parallel_level", int),
     "retry": ("retry", bool),
+    "threadsPerWorker": ("threads_per_worker", int),
 }

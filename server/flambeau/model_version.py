@@ -374,7 +374,8 @@ class ModelVersion(SlotObserver):
             handler=self.package.handler,
             device=device,
             max_batch_size=self.settings.batch_size,
-            num_threads=max(1, (os.cpu_count() or 1) // num_workers),
+            num_threads=self.settings.threads_per_worker
+            or max(1, (os.cpu_count() or 1) // num_workers),
             max_response_bytes=self._host.max_response_bytes,
             server_version=flambeau.__version__,
             service_envelope=self._host.service_envelope,

@@ -41,6 +41,7 @@ def test_a_value_of_the_wrong_type_is_ignored_with_a_warning(
         ("response_timeout_s", 0, "response_timeout is 0"),
         ("max_workers", 10**6, "max_worker is 1000000"),
         ("job_queue_size", 0, "job_queue_size is 0"),
+        ("threads_per_worker", -1, "threadsPerWorker is -1"),
     ],
 )
 def test_a_value_out_of_range_names_the_parameter_of_the_api(
