@@ -1,0 +1,1 @@
+"""What servers are asked to do: models, request bodies, and how peers would serve them."""
