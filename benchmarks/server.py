@@ -98,6 +98,11 @@ class Server:
         if answer.status_code != 200:
             raise ServerProcessError(f"{archive} is not served: {answer.text}\n{self.log_tail()}")
 
+    def worker_pids(self, model: str) -> list[int]:
+        """The processes that answer for the default version of a model."""
+        answer = httpx.get(f"{self.management_url}/models/{model}", timeout=30, trust_env=False)
+        return [worker["pid"] for worker in answer.raise_for_status().json()[0]["workers"]]
+
     def log_tail(self) -> str:
         """The last lines the server wrote."""
         return "\n".join(self.log_path.read_text(errors="replace").splitlines()[-40:])

@@ -1,0 +1,46 @@
+"""Archives made for measuring: their weights are random, as nobody looks at the answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import flambeau
+from flambeau.testing import make_archive
+from training.models import LeNet5, ResNet18
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LENGTH = """
+def handle(data, context):
+    return [str(len(row["body"])) for row in data]
+"""
+
+
+def lenet(path: Path) -> Path:
+    """LeNet-5 for one 32 x 32 image of float32; returns a request's body beside it."""
+    model = LeNet5(num_classes=10, in_channels=1)
+    return _exported(model, (1, 32, 32), path)
+
+
+def resnet18(path: Path) -> Path:
+    """ResNet-18 for one 3 x 224 x 224 image of float32; returns a request's body beside it."""
+    model = ResNet18(num_classes=1000, in_channels=3, small_images=False)
+    return _exported(model, (3, 224, 224), path)
+
+
+def length(directory: Path, *, name: str = "length") -> Path:
+    """A model that takes a body of any length, and answers with its length."""
+    return make_archive(directory, name=name, handler=LENGTH)
+
+
+def _exported(model: torch.nn.Module, shape: tuple[int, ...], path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inputs = torch.zeros(2, *shape)
+    flambeau.export(model.eval(), inputs, name=path.stem, version="1.0", path=path)
+    body = path.with_suffix(".f32")
+    body.write_bytes(np.random.default_rng(0).standard_normal(shape).astype("<f4").tobytes())
+    return body
