@@ -49,9 +49,9 @@ _FAILURE_CLASSES: dict[FailureKind, type[FlambeauError]] = {
 class Worker(Hashable, Protocol):
     """What the batcher needs of a worker: `WorkerProcess`, or `FakeWorker` in tests."""
 
-    async def run(
+    def run(
         self, requests: Sequence[InferenceRequest], *, on_chunk: Callable[[Chunk], None]
-    ) -> BatchDone:
+    ) -> asyncio.Future[BatchDone]:
         """Answer a batch, one result per request; WorkerError when the worker is lost."""
         ...
 
@@ -96,7 +96,7 @@ class _Post:
     """A worker and the batches it has."""
 
     worker: Worker
-    batches: set[asyncio.Task[None]] = field(default_factory=set)
+    batches: set[asyncio.Future[BatchDone]] = field(default_factory=set)
     is_leaving: bool = False
 
 
@@ -149,13 +149,15 @@ class Batcher:
         *,
         sequence: SequenceTag | None = None,
         version_given: bool = True,
+        on_result: Callable[[PendingRequest], None] | None = None,
     ) -> PendingRequest:
-        """Queue one request; its `reply` is resolved when a worker has answered.
+        """Queue one request; it is resolved when a worker has answered.
 
         Args:
             request: What the worker will see.
             sequence: Its place in a sequence, or None.
             version_given: Whether the client asked for this version, not for the default.
+            on_result: Called with it once it is resolved.
 
         Raises:
             QueueFull: It may not wait: the queue is full, no worker is free and waiting is not
@@ -163,7 +165,7 @@ class Batcher:
         """
         now = self._loop.time()
         pending = PendingRequest(
-            request, self._loop.create_future(), now, sequence, version_given=version_given
+            request, now, self._withdraw, on_result, sequence, version_given=version_given
         )
         refusal = self._queue.refusal(pending)
         if refusal is None and self._policy.needs_free_worker:
@@ -172,7 +174,6 @@ class Batcher:
             raise QueueFull(
                 f"{self._policy.label} has no worker to serve inference request. {refusal}"
             )
-        pending.reply.add_done_callback(lambda _: self._withdraw(pending))
         if self._policy.client_timeout_s:
             pending.deadline = self._loop.call_later(
                 self._policy.client_timeout_s, self._expire, pending
@@ -232,16 +233,13 @@ class Batcher:
     # requests that end before they are answered
 
     def _withdraw(self, pending: PendingRequest) -> None:
-        """The reply is there, or its caller went away: a request still waiting leaves the queue."""
-        if pending.deadline is not None:
-            pending.deadline.cancel()
+        """Nobody waits for its answer any more: a request still waiting leaves the queue."""
         if self._queue.discard(pending):
             self._note_drained()
-        elif pending.reply.cancelled() and pending.running is not None:
-            pending.running.cancel()
 
     def _expire(self, pending: PendingRequest) -> None:
         limit_ms = self._policy.client_timeout_s * 1000
+        self._withdraw(pending)
         self._fail(
             pending,
             DeadlineExceeded(
@@ -290,12 +288,7 @@ class Batcher:
             batch = self._queue.take(now=now, worker=post.worker)
             if not batch:
                 return
-            self._num_running += len(batch)
-            task = self._loop.create_task(self._run(post, batch, now=now))
-            post.batches.add(task)
-            if self._policy.concurrency > 1:
-                for pending in batch:
-                    pending.running = task
+            self._run(post, batch, now=now)
         self._free.remove(post)
 
     def _arm_timer(self) -> None:
@@ -307,40 +300,53 @@ class Batcher:
         if times:
             self._timer = self._loop.call_at(min(times), self._dispatch_later)
 
-    async def _run(self, post: _Post, batch: list[PendingRequest], *, now: float) -> None:
+    def _run(self, post: _Post, batch: list[PendingRequest], *, now: float) -> None:
+        self._num_running += len(batch)
         self._observer.batch_started(
             size=len(batch),
             queue_waits_s=[now - pending.arrived_at for pending in batch],
             versions_given=[pending.version_given for pending in batch],
         )
+        call = post.worker.run(
+            [pending.request for pending in batch],
+            on_chunk=lambda chunk: _feed(batch[chunk.place], chunk.reply),
+        )
+        post.batches.add(call)
+        if self._policy.concurrency > 1:
+            for pending in batch:
+                pending.running = call
+        call.add_done_callback(lambda _: self._batch_over(post, batch, call, began_at=now))
+
+    def _batch_over(
+        self,
+        post: _Post,
+        batch: list[PendingRequest],
+        call: asyncio.Future[BatchDone],
+        *,
+        began_at: float,
+    ) -> None:
+        """Hand out the results; the worker may take another batch."""
+        post.batches.discard(call)
+        self._num_running -= len(batch)
         alive = True
-        try:
-            done = await post.worker.run(
-                [pending.request for pending in batch],
-                on_chunk=lambda chunk: _feed(batch[chunk.place], chunk.reply),
-            )
+        if call.cancelled():
+            for pending in batch:
+                self._over(pending, None)
+        elif (error := call.exception()) is None:
+            done = call.result()
             self._observer.batch_done(
                 handler_s=done.handler_s,
-                roundtrip_s=self._loop.time() - now,
+                roundtrip_s=self._loop.time() - began_at,
                 request_ids=(pending.request.request_id for pending in batch),
             )
             if done.metrics:
                 self._observer.samples(done.metrics)
             self._answer(batch, done)
-        except WorkerError as error:
+        elif isinstance(error, WorkerError):
             alive = False
             self._worker_lost(batch, error)
-        except asyncio.CancelledError:
-            for pending in batch:
-                self._over(pending, None)
-        finally:
-            self._num_running -= len(batch)
-            self._finished(post, alive=alive)
-
-    def _finished(self, post: _Post, *, alive: bool) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        post.batches.discard(task)
+        else:
+            raise error
         if post in self._free:
             self._free.remove(post)
         if alive and not post.is_leaving:
@@ -358,7 +364,7 @@ class Batcher:
         again: list[PendingRequest] = []
         for pending in batch:
             pending.running = None
-            if pending.reply.done() or pending.has_lost_a_worker or not may_retry:
+            if pending.is_over or pending.has_lost_a_worker or not may_retry:
                 self._over(pending, None)
                 self._fail(pending, type(error)(str(error)))  # callers raise them separately
             else:
@@ -379,8 +385,8 @@ class Batcher:
             self._over(pending, result)
             if pending.rest is not None:
                 pending.rest.finish(result)
-            elif not pending.reply.done():
-                pending.reply.set_result(result)
+            else:
+                pending.resolve(result)
 
     def _over(self, pending: PendingRequest, reply: Reply | None) -> None:
         if pending.sequence is not None:
@@ -389,8 +395,8 @@ class Batcher:
     def _fail(self, pending: PendingRequest, error: FlambeauError) -> None:
         if pending.rest is not None:
             pending.rest.fail(error)
-        elif not pending.reply.done():
-            pending.reply.set_exception(error)
+        else:
+            pending.resolve(error)
 
     def _note_drained(self) -> None:
         if self._drained is not None and not self._queue and not self._num_running:
@@ -402,9 +408,9 @@ def _feed(pending: PendingRequest, part: Reply) -> None:
     """Pass on one part of an answer; the first one is the reply."""
     if pending.rest is not None:
         pending.rest.feed(part)
-    elif not pending.reply.done():
+    elif not pending.is_over:
         pending.rest = ReplyParts(on_closed=pending.abandon)
-        pending.reply.set_result(part)
+        pending.resolve(part)
 
 
 def _error_of(failure: Failure) -> FlambeauError:

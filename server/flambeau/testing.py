@@ -88,13 +88,16 @@ class FakeWorker:
         self._held = held
         self._gates: list[asyncio.Future[None]] = []
 
-    async def run(
+    def run(
         self,
         requests: Sequence[InferenceRequest],
         *,
         on_chunk: Callable[[Chunk], None] = lambda _: None,  # noqa: ARG002  # it streams nothing
-    ) -> BatchDone:
+    ) -> asyncio.Future[BatchDone]:
         self.batches.append(list(requests))
+        return asyncio.ensure_future(self._run(requests, batch_id=len(self.batches)))
+
+    async def _run(self, requests: Sequence[InferenceRequest], *, batch_id: int) -> BatchDone:
         if self._held:
             gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._gates.append(gate)
@@ -104,7 +107,7 @@ class FakeWorker:
                 self._gates.remove(gate)
                 raise
         results = [self._answer(request) for request in requests]
-        return BatchDone(batch_id=len(self.batches), results=results, handler_s=0.0)
+        return BatchDone(batch_id=batch_id, results=results, handler_s=0.0)
 
     def answer_next(self) -> None:
         """Answer the oldest batch that is held."""

@@ -187,24 +187,15 @@ def test_a_lost_worker_fails_its_own_batch_and_gets_no_other() -> None:
     asyncio.run(story())
 
 
-class Dying(FakeWorker):
-    """Ends when it meets poison."""
-
-    async def run(
-        self,
-        requests: Sequence[InferenceRequest],
-        *,
-        on_chunk: Callable[[Chunk], None] = lambda _: None,
-    ) -> BatchDone:
-        done = await super().run(requests, on_chunk=on_chunk)
-        if any(bytes(request.inputs[0].body) == b"poison" for request in requests):
-            raise WorkerDied("Worker died.")
-        return done
+def die_of_poison(request: InferenceRequest) -> Reply:
+    if bytes(request.inputs[0].body) == b"poison":
+        raise WorkerDied("Worker died.")
+    return echo(request)
 
 
 def test_poison_ends_two_workers_and_harms_no_neighbour() -> None:
     async def story() -> None:
-        batcher, workers = make_batcher(batch=8), [Dying() for _ in range(4)]
+        batcher, workers = make_batcher(batch=8), [FakeWorker(die_of_poison) for _ in range(4)]
         bodies = [b"a", b"b", b"poison", b"c"]
         pending = [batcher.submit(make_request(each)) for each in bodies]
         lost = 0
@@ -301,14 +292,14 @@ class Streaming(FakeWorker):
         super().__init__(held=True)
         self.on_chunk: Callable[[Chunk], None] = lambda _: None
 
-    async def run(
+    def run(
         self,
         requests: Sequence[InferenceRequest],
         *,
         on_chunk: Callable[[Chunk], None] = lambda _: None,
-    ) -> BatchDone:
+    ) -> asyncio.Future[BatchDone]:
         self.on_chunk = on_chunk
-        return await super().run(requests, on_chunk=on_chunk)
+        return super().run(requests, on_chunk=on_chunk)
 
     def send(self, text: bytes, *, place: int = 0) -> None:
         reply = Reply(status=200, phrase="", headers=[], body=memoryview(text))

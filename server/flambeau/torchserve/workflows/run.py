@@ -87,7 +87,7 @@ async def _try(
     except asyncio.TimeoutError:
         raise WorkflowFailed(f"no answer within timeout-ms {node.settings.timeout_ms}") from None
     finally:
-        if not pending.reply.done() or pending.reply.cancelled():
+        if not pending.is_over:
             pending.abandon()
     if reply.status >= 400:
         raise HandlerFailed(f"the handler answered with status {reply.status}")
