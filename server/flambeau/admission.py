@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Generator, Iterable
 from contextlib import contextmanager
 
-from flambeau.errors import Overloaded, RequestError
+from flambeau.errors import FlambeauError, Overloaded, RequestError
 from flambeau.messages import InferenceRequest, Reply
 from flambeau.model_version import ModelVersion
 
@@ -51,14 +51,11 @@ def counted(
     try:
         yield
         outcome = "ok"
-    except RequestError:
-        outcome = "request_error"
-        raise
-    except Overloaded:
-        outcome = "overloaded"
-        raise
     except (gone, GeneratorExit):
         outcome = "cancelled"
+        raise
+    except FlambeauError as error:
+        outcome = outcome_of(error)
         raise
     finally:
         version.metrics.request_done(
@@ -66,6 +63,17 @@ def counted(
             duration_s=time.monotonic() - started_at,
             version_given=version_given,
         )
+
+
+def outcome_of(error: BaseException) -> str:
+    """The outcome, of those that metrics know, of a request that failed."""
+    match error:
+        case RequestError():
+            return "request_error"
+        case Overloaded():
+            return "overloaded"
+        case _:
+            return "worker_error"
 
 
 async def reply_parts(

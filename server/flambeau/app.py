@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from enum import Enum
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp
 
 import flambeau
 from flambeau.api.auth import Guard, OpenRoute, require_roles
 from flambeau.api.edge import Edge
 from flambeau.api.openapi import document_of
-from flambeau.api.responses import PrettyJSON, error_response, http_error
+from flambeau.api.responses import PrettyJSON, answer_error, error_response, http_error
 from flambeau.config import ServeConfig
 from flambeau.errors import FlambeauError
 from flambeau.metrics import Metrics
-
-_log = logging.getLogger(__name__)
 
 
 class Audience(str, Enum):
@@ -45,7 +41,7 @@ def create_app(
     config: ServeConfig,
     metrics: Metrics,
     guard: Guard | None = None,
-) -> ASGIApp:
+) -> Edge:
     """The application of one listener; every error leaves it as a documented JSON body.
 
     Args:
@@ -110,16 +106,7 @@ def _description_router(app: FastAPI) -> APIRouter:
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    response = error_response(error)
-    if response.status_code >= 500:
-        _log.warning(
-            "%s: %s",
-            type(error).__name__,
-            error,
-            extra={"request_id": request.state.request_id, "path": request.url.path},
-            exc_info=None if isinstance(error, FlambeauError) else error,
-        )
-    return response
+    return answer_error(error, request_id=request.state.request_id, path=request.url.path)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

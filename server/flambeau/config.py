@@ -267,6 +267,9 @@ class ServeConfig:
         metadata=_help("let handlers import `ts` from an installed torchserve, not from Flambeau"),
     )
     access_log: bool = field(default=True, metadata=_help("log one line per request"))
+    fast_lane: bool = field(
+        default=True, metadata=_help("answer predictions without the web framework's detour")
+    )
     log_level: str = field(default="INFO", metadata=_help("DEBUG, INFO, WARNING or ERROR"))
 
     def __post_init__(self) -> None:

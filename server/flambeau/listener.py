@@ -8,15 +8,18 @@ import socket
 import ssl
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from flambeau.address import Address
+from flambeau.api.fast_lane import FastLane
 from flambeau.app import Audience
 from flambeau.config import ServeConfig
 from flambeau.errors import ConfigError
+from flambeau.protocol import Protocol
 
 _BACKLOG = 2048
 
@@ -38,13 +41,14 @@ class Listener:
         audiences: Sequence[Audience],
         url: str,
         tls: ssl.SSLContext | None,
+        lane: FastLane | None,
     ) -> None:
         self.audiences = audiences
         self.url = url
         self._socket = bound
         server_config = uvicorn.Config(
             app,
-            http="httptools",
+            http=partial(Protocol, lane=lane),  # type: ignore[arg-type]  # any factory will do
             ws="none",
             lifespan="off",
             log_config=None,
@@ -68,6 +72,7 @@ class Listener:
         *,
         config: ServeConfig,
         tls: ssl.SSLContext | None,
+        lane: FastLane | None = None,
     ) -> Generator[Listener]:
         """A listener whose socket is bound, and closed again in the end.
 
@@ -77,6 +82,7 @@ class Listener:
             address: Where.
             config: How long idle connections are kept.
             tls: What an address with TLS speaks.
+            lane: Answers predictions without `app`; None leaves them to it.
 
         Raises:
             ConfigError: The address is in use, not this machine's, or not allowed.
@@ -89,6 +95,7 @@ class Listener:
                 audiences=audiences,
                 url=_url(bound, address),
                 tls=tls if address.tls else None,
+                lane=lane,
             )
 
     async def start(self) -> None:

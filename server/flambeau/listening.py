@@ -10,10 +10,13 @@ from fastapi import APIRouter, Request, Response
 
 from flambeau.address import Address
 from flambeau.api.auth import OpenRoute, token_router
+from flambeau.api.body import BodyLimit
+from flambeau.api.fast_lane import FastLane
 from flambeau.api.health import health_router
 from flambeau.api.inference import InferenceAPI
 from flambeau.api.management import management_router
 from flambeau.api.open_inference import open_inference_routers
+from flambeau.api.prediction import Predictions
 from flambeau.app import Audience, create_app
 from flambeau.config import ServeConfig
 from flambeau.key_file import Tokens
@@ -27,7 +30,8 @@ def listeners_of(
     parts: ServerParts, tokens: Tokens | None, beside: Sequence[Service]
 ) -> Iterator[AbstractContextManager[Listener]]:
     """One listener for each address, those of predictions first."""
-    config, routers = parts.config, routers_of(parts, tokens, beside)
+    config = parts.config
+    routers = routers_of(parts, tokens, beside)
     groups = list(_listening(config))
     tls = tls_context(config) if any(address.tls for address, _ in groups) else None
     for address, audiences in groups:
@@ -39,17 +43,19 @@ def listeners_of(
             metrics=parts.metrics,
             guard=parts.guard,
         )
-        yield Listener.open(app, audiences, address, config=config, tls=tls)
+        lane = None
+        if config.fast_lane and Audience.INFERENCE in audiences:
+            lane = FastLane(_predictions(parts), edge=app, guard=parts.guard)
+        yield Listener.open(app, audiences, address, config=config, tls=tls, lane=lane)
 
 
 def routers_of(
     parts: ServerParts, tokens: Tokens | None, beside: Sequence[Service]
 ) -> dict[Audience, list[APIRouter]]:
     """What each audience is offered, by the server and by its services."""
-    max_bytes = parts.config.max_request_bytes
     offered = {
         Audience.INFERENCE: [
-            InferenceAPI(parts.registry, max_request_bytes=max_bytes).router(),
+            InferenceAPI(_predictions(parts)).router(),
             *(
                 open_inference_routers(parts.registry)
                 if parts.config.open_inference_protocol
@@ -66,6 +72,10 @@ def routers_of(
         for audience, router in service.routers().items():
             offered[audience].append(router)
     return offered
+
+
+def _predictions(parts: ServerParts) -> Predictions:
+    return Predictions(parts.registry, BodyLimit(parts.config.max_request_bytes))
 
 
 def _metrics_router(metrics: Metrics) -> APIRouter:

@@ -221,12 +221,19 @@ class ModelVersion(SlotObserver):
             workers_by_state={state.value: counts[state.value] for state in WorkerState},
         )
 
-    def submit(self, request: InferenceRequest, *, version_given: bool = True) -> PendingRequest:
+    def submit(
+        self,
+        request: InferenceRequest,
+        *,
+        version_given: bool = True,
+        on_result: Callable[[PendingRequest], None] | None = None,
+    ) -> PendingRequest:
         """Queue one request for the next free worker.
 
         Args:
             request: What the worker will see.
             version_given: Whether the client asked for this version, not for the default.
+            on_result: Called once it is resolved.
 
         Raises:
             NoWorker: No worker is ready or on its way.
@@ -237,9 +244,11 @@ class ModelVersion(SlotObserver):
         if not any(slot.state in coming for slot in self._slots):
             raise NoWorker(self._no_worker_text())
         if not self.settings.sequence_batching:
-            return self._batcher.submit(request, version_given=version_given)
+            return self._batcher.submit(request, version_given=version_given, on_result=on_result)
         request, tag = in_sequence(request, self._host.sequence_headers)
-        return self._batcher.submit(request, sequence=tag, version_given=version_given)
+        return self._batcher.submit(
+            request, sequence=tag, version_given=version_given, on_result=on_result
+        )
 
     def end_sequence(self, sequence_id: str) -> None:
         """No more requests of a sequence will come; unknown ids are none of our business."""

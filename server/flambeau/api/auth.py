@@ -69,13 +69,12 @@ class Guard:
         """`check` for callers that have one value or none, e.g. gRPC metadata."""
         return lambda value: self.check([] if value is None else [value.encode()], role)
 
-    def admit(self, scope: Scope, role: Role) -> None:
-        """Let an HTTP request pass without its key, or raise as `check`."""
+    def admit(self, headers: list[tuple[bytes, bytes]], role: Role) -> list[tuple[bytes, bytes]]:
+        """Let an HTTP request pass, or raise as `check`; returns its headers without the key."""
         if self._keys is None:
-            return
-        headers: list[tuple[bytes, bytes]] = scope["headers"]
+            return headers
         self.check([value for name, value in headers if name == _HEADER], role)
-        scope["headers"] = [pair for pair in headers if pair[0] != _HEADER]
+        return [pair for pair in headers if pair[0] != _HEADER]
 
     def trusts(self, scope: Scope) -> bool:
         """Whether the caller shows any valid key, or need not."""
@@ -111,7 +110,7 @@ class GuardedRoute(APIRoute):
         """Check the key, even before the method."""
         if self.role is not None:
             guard: Guard = scope["app"].state.guard
-            guard.admit(scope, self.role)
+            scope["headers"] = guard.admit(scope["headers"], self.role)
         await super().handle(scope, receive, send)
 
 

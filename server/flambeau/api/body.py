@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
@@ -14,16 +15,41 @@ from flambeau.messages import Input
 _MAX_FORM_FIELDS = 1000
 
 
-async def read_body(request: Request, *, max_bytes: int) -> bytes | bytearray:
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """How long a body may be.
+
+    Attributes:
+        max_bytes: The longest.
+    """
+
+    max_bytes: int
+
+    def check_announced(self, content_length: str) -> None:
+        """Raises BodyTooLarge when the header, empty if there is none, announces too much."""
+        if content_length.isdigit() and int(content_length) > self.max_bytes:
+            raise BodyTooLarge(self._text(f"{content_length} bytes"))
+
+    def check_received(self, num_bytes: int) -> None:
+        """Raises BodyTooLarge when more has come."""
+        if num_bytes > self.max_bytes:
+            raise BodyTooLarge(self._text("more bytes"))
+
+    def _text(self, size: str) -> str:
+        return (
+            f"the body has {size}, over max_request_bytes {self.max_bytes}; send less, or raise "
+            "the limit"
+        )
+
+
+async def read_body(request: Request, limit: BodyLimit) -> bytes | bytearray:
     """The whole body, refused as early as its size is known.
 
     Raises:
-        BodyTooLarge: More than `max_bytes`, announced or received.
+        BodyTooLarge: More than the limit, announced or received.
         ClientDisconnect: The client left before sending all of it.
     """
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > max_bytes:
-        raise BodyTooLarge(_too_large(f"{announced} bytes", max_bytes))
+    limit.check_announced(request.headers.get("content-length", ""))
     first = b""
     body: bytearray | None = None
     async for chunk in request.stream():
@@ -34,8 +60,7 @@ async def read_body(request: Request, *, max_bytes: int) -> bytes | bytearray:
         else:
             body = bytearray(first) if body is None else body
             body += chunk
-        if len(first if body is None else body) > max_bytes:
-            raise BodyTooLarge(_too_large("more bytes", max_bytes))
+        limit.check_received(len(first if body is None else body))
     return first if body is None else body
 
 
@@ -143,7 +168,3 @@ def _not_empty(fields: dict[str, Input]) -> list[Input]:
     if not fields:
         raise InvalidInput("the form has no fields; name at least one, e.g. `data`")
     return list(fields.values())
-
-
-def _too_large(size: str, max_bytes: int) -> str:
-    return f"the body has {size}, over max_request_bytes {max_bytes}; send less, or raise the limit"

@@ -6,7 +6,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -60,65 +61,123 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started_at = time.monotonic()
-        request_id = str(uuid.uuid4())
-        scope.setdefault("state", {})["request_id"] = request_id
-        status = 0
-
-        async def send_with_headers(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                present = {name.lower() for name, _ in message["headers"]} if self._headers else ()
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", request_id.encode()),
-                    *_COMMON_HEADERS,
-                    *(pair for pair in self._headers if pair[0] not in present),
-                ]
-            await send(message)
-
+        request_id = new_request_id()
+        app = self._app
         try:
-            if _has_one_host(scope):
-                await self._app(_without_trailing_slash(scope), receive, send_with_headers)
-            else:
-                refusal = error_response(BadParameter("send one Host header with a host's name"))
-                await refusal(scope, receive, send_with_headers)
-        finally:
-            self._note(scope, status, request_id, time.monotonic() - started_at)
+            require_one_host(scope["headers"], http_version=scope["http_version"])
+        except BadParameter as error:
+            app = error_response(error)
+        await self.surround(app, request_id, time.monotonic())(
+            _without_trailing_slash(scope), receive, send
+        )
 
-    def _note(self, scope: Scope, status: int, request_id: str, duration_s: float) -> None:
+    def surround(self, app: ASGIApp, request_id: str, started_at: float) -> ASGIApp:
+        """`app` for one request, with what this adds to it.
+
+        Args:
+            app: What answers it.
+            request_id: Its id.
+            started_at: When it began, on the monotonic clock.
+        """
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            scope.setdefault("state", {})["request_id"] = request_id
+            status = 0
+
+            async def send_with_headers(message: Message) -> None:
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    message["headers"] = self.complete(message["headers"], request_id)
+                await send(message)
+
+            try:
+                await app(scope, receive, send_with_headers)
+            finally:
+                self.note(status, request_id, started_at=started_at, line=lambda: _line_of(scope))
+
+        return answer
+
+    def complete(
+        self, headers: Iterable[tuple[bytes, bytes]], request_id: str
+    ) -> list[tuple[bytes, bytes]]:
+        """A response's headers, with those that every response has."""
+        all_headers = [*headers, (b"x-request-id", request_id.encode()), *_COMMON_HEADERS]
+        if self._headers:
+            present = {name.lower() for name, _ in all_headers}
+            all_headers += (pair for pair in self._headers if pair[0] not in present)
+        return all_headers
+
+    def note(
+        self, status: int, request_id: str, *, started_at: float, line: Callable[[], RequestLine]
+    ) -> None:
+        """Count a request that is over, and log it.
+
+        Args:
+            status: Its response's; 0 if it got none.
+            request_id: Its id.
+            started_at: When it began, on the monotonic clock.
+            line: Called for what it asked for if that is logged.
+        """
         if status:
             self._metrics.response_sent(listener=self._listener, status=status)
         if self._access_log:
-            client = scope.get("client") or ("", 0)
-            quiet = scope["path"] in _PROBES and status < 500
-            _access.log(
-                logging.DEBUG if quiet else logging.INFO,
-                "%s %s %s",
-                scope["method"],
-                scope["path"],
-                status or "aborted",
-                extra={
-                    "request_id": request_id,
-                    "listener": self._listener,
-                    "client": client[0],
-                    "client_port": client[1],
-                    "method": scope["method"],
-                    "path": _target(scope),
-                    "http_version": scope["http_version"],
-                    "status": status,
-                    "duration_ms": round(duration_s * 1000, 3),
-                },
-            )
+            self._log(line(), status, request_id, time.monotonic() - started_at)
+
+    def _log(self, line: RequestLine, status: int, request_id: str, duration_s: float) -> None:
+        client = line.client or ("", 0)
+        quiet = line.path in _PROBES and status < 500
+        _access.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "%s %s %s",
+            line.method,
+            line.path,
+            status or "aborted",
+            extra={
+                "request_id": request_id,
+                "listener": self._listener,
+                "client": client[0],
+                "client_port": client[1],
+                "method": line.method,
+                "path": line.target,
+                "http_version": line.http_version,
+                "status": status,
+                "duration_ms": round(duration_s * 1000, 3),
+            },
+        )
 
 
-def _has_one_host(scope: Scope) -> bool:
-    """Whether everybody who reads the request will take it to be for the same host."""
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
-    if len(hosts) != 1:
-        return not hosts and scope["http_version"] == "1.0"
-    return _HOST.fullmatch(hosts[0]) is not None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestLine:
+    """What a request asked for, as logs show it.
+
+    Attributes:
+        method: In capitals.
+        path: Decoded.
+        target: What stood there, path and query, still encoded.
+        http_version: E.g. `1.1`.
+        client: Its address and port, where there are such.
+    """
+
+    method: str
+    path: str
+    target: str
+    http_version: str
+    client: tuple[str, int] | None
+
+
+def new_request_id() -> str:
+    """A random UUID."""
+    return str(uuid.uuid4())
+
+
+def require_one_host(headers: Iterable[tuple[bytes, bytes]], *, http_version: str) -> None:
+    """Raises BadParameter unless everybody who reads a request takes it to be for the same host."""
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None:
+        return
+    if hosts or http_version != "1.0":
+        raise BadParameter("send one Host header with a host's name")
 
 
 def _without_trailing_slash(scope: Scope) -> Scope:
@@ -127,6 +186,16 @@ def _without_trailing_slash(scope: Scope) -> Scope:
     if len(path) > 1 and path[-1] == "/" and (stripped := path.rstrip("/")):
         return {**scope, "path": stripped}
     return scope
+
+
+def _line_of(scope: Scope) -> RequestLine:
+    return RequestLine(
+        method=scope["method"],
+        path=scope["path"],
+        target=_target(scope),
+        http_version=scope["http_version"],
+        client=scope.get("client"),
+    )
 
 
 def _target(scope: Scope) -> str:

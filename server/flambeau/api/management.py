@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
 from flambeau.api.auth import ManagementRoute
-from flambeau.api.body import read_body
+from flambeau.api.body import BodyLimit, read_body
 from flambeau.api.openapi import PARAMETERS, document_of
 from flambeau.api.operations import Answer, Operations
 from flambeau.api.parameters import Parameters
@@ -144,7 +144,7 @@ async def arguments_of(request: Request) -> Parameters:
         BadParameter: The body is not a JSON object.
         BodyTooLarge: Over 1 MiB.
     """
-    body = await read_body(request, max_bytes=_MAX_JSON_BYTES)
+    body = await read_body(request, BodyLimit(_MAX_JSON_BYTES))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and kind == "application/json":
         return Parameters.from_json(bytes(body))

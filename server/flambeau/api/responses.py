@@ -7,12 +7,15 @@ Bodies and type names are TorchServe's: errors are `{"code", "type", "message"}`
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 
 from starlette.responses import Response
 
 from flambeau import errors
+
+_log = logging.getLogger(__name__)
 
 NOT_FOUND_TEXT = "Requested resource is not found, please refer to API document."
 METHOD_TEXT = "Requested method is not allowed, please refer to API document."
@@ -85,6 +88,20 @@ def error_response(error: BaseException, *, headers: Mapping[str, str] | None = 
     known = isinstance(error, errors.FlambeauError)
     text = str(error) if known else "the server made a mistake; its log has the request id"
     return error_body(code, kind, text, headers=extra)
+
+
+def answer_error(error: BaseException, *, request_id: str, path: str) -> PrettyJSON:
+    """The answer to a request that failed; what the operator should know goes to the log."""
+    response = error_response(error)
+    if response.status_code >= 500:
+        _log.warning(
+            "%s: %s",
+            type(error).__name__,
+            error,
+            extra={"request_id": request_id, "path": path},
+            exc_info=None if isinstance(error, errors.FlambeauError) else error,
+        )
+    return response
 
 
 def error_body(

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from flambeau.admission import handler_headers
 from flambeau.api.auth import InferenceRoute, ManagementRoute
-from flambeau.api.body import read_body, split_inputs
+from flambeau.api.body import BodyLimit, read_body, split_inputs
 from flambeau.api.management import arguments_of
 from flambeau.api.parameters import Parameters
 from flambeau.api.responses import METHOD_TEXT, PrettyJSON, status_message
@@ -99,7 +99,7 @@ class Workflows(Service):
     async def predict(self, workflow_name: str, request: Request) -> Response:
         """Answer one request with a workflow."""
         workflow = self._table.resolve(workflow_name)  # refused before its body is read
-        body = await read_body(request, max_bytes=self._parts.config.max_request_bytes)
+        body = await read_body(request, BodyLimit(self._parts.config.max_request_bytes))
         client = (
             (name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw
         )
