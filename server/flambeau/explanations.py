@@ -95,7 +95,7 @@ def word_importances(
 
     Args:
         model: Takes tokens; its layer `embedding` has one row of `weight` per token.
-        tokens: int64, (N,), what the model takes first.
+        tokens: int64, (N,) or (1, N), what the model takes first.
         *further: The model's further inputs.
         target: The class, of an output (1, C).
 
@@ -113,17 +113,23 @@ def word_importances(
             "explanations need a model whose token vectors are the weight of its layer `embedding`"
         )
     # Each token gets a row of its own, so that equal words at two places are told apart.
-    vectors = weight.detach()[tokens]
-    places = torch.arange(len(tokens), device=tokens.device)
-    total = torch.zeros_like(vectors)
+    vectors = weight.detach()[tokens.flatten()]
+    # The row that the layer knows as padding has no gradient; with one more, none has to be it.
+    rows = torch.arange(len(vectors), device=tokens.device)
+    padding = getattr(layer, "padding_idx", None)
+    if padding is not None:
+        rows[rows >= padding] += 1
+    table = vectors.new_zeros(len(vectors) + 1, vectors.shape[1])
+    table[rows] = vectors
+    total = torch.zeros_like(table)
     try:
         for place, share in _points(NUM_STEPS):
-            layer.weight = torch.nn.Parameter(place * vectors)
-            scores = model(places, *further)
+            layer.weight = torch.nn.Parameter(place * table)
+            scores = model(rows.view_as(tokens), *further)
             total += share * _gradient(scores, layer.weight, target).to_dense()
     finally:
         layer.weight = weight
-    return (vectors * total).sum(1)
+    return (table * total)[rows].sum(1)
 
 
 def _points(num_steps: int) -> Iterator[tuple[float, float]]:

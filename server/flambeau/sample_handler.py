@@ -7,7 +7,7 @@ answers; decoding apart, batching and putting answers in order is done here.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -100,6 +100,19 @@ class SampleHandler(BaseHandler):
         """
         return tuple(part.shape for part in sample)
 
+    def calls(self, samples: Sequence[Sample]) -> Iterable[Sequence[int]]:
+        """Which samples are run in one call of the model: those that `sharing` says.
+
+        Override it when that depends on the whole batch.
+
+        Returns:
+            Places in `samples`, each in one call.
+        """
+        places_by_kind: dict[Hashable, list[int]] = defaultdict(list)
+        for place, sample in enumerate(samples):
+            places_by_kind[self.sharing(sample)].append(place)
+        return places_by_kind.values()
+
     def collate(self, samples: Sequence[Sample]) -> tuple[Any, ...]:
         """Samples that share a call to what `inference` takes: stacked, with the batch first."""
         return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
@@ -121,14 +134,16 @@ class SampleHandler(BaseHandler):
                 return [sample]
             return self._explain_sample(sample, data)
         answers: list[Any] = list(samples)
-        groups: dict[Hashable, list[tuple[int, Sample]]] = defaultdict(list)
-        for place, sample in enumerate(samples):
-            if not isinstance(sample, RequestError):
-                groups[self.sharing(sample)].append((place, sample))
+        decoded = [
+            (place, sample)
+            for place, sample in enumerate(samples)
+            if not isinstance(sample, RequestError)
+        ]
         said: set[str] = set()
-        for group in groups.values():
-            places, members = zip(*group, strict=True)
-            for place, answer in zip(places, self._answer_samples(members, said), strict=True):
+        for call in self.calls([sample for _, sample in decoded]):
+            members = [decoded[number] for number in call]
+            found = self._answer_samples([sample for _, sample in members], said)
+            for (place, _), answer in zip(members, found, strict=True):
                 answers[place] = answer
         return answers
 

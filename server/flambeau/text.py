@@ -77,7 +77,9 @@ def _contractions() -> dict[str, str]:
 
 CONTRACTIONS: Final[Mapping[str, str]] = _contractions()
 _SHORT_FORM: Final = re.compile(
-    r"(?<!\w)(?:" + "|".join(map(re.escape, sorted(CONTRACTIONS, key=len, reverse=True))) + r")\b",
+    r"(?<!\w)(?=\w*')(?:"
+    + "|".join(map(re.escape, sorted(CONTRACTIONS, key=len, reverse=True)))
+    + r")\b",
     re.IGNORECASE,
 )
 
@@ -89,6 +91,8 @@ def without_markup(text: str) -> str:
 
 def with_long_forms(text: str) -> str:
     """`I'd` becomes `I would`, `don't` becomes `do not`; other apostrophes go."""
+    if "'" not in text:
+        return text
     return _SHORT_FORM.sub(_long_form, text).replace("'", "")
 
 
@@ -110,14 +114,15 @@ def tokenize(text: str) -> list[str]:
 def words_of(text: str) -> list[str]:
     """All of the above, in TorchServe's order."""
     text = with_long_forms(without_markup(text).lower())
-    return tokenize(without_punctuation(without_accents(text)))
+    # `tokenize` would find no punctuation any more; an accent's letter may be a capital again
+    return without_punctuation(without_accents(text)).lower().split()
 
 
 def ngrams(words: Sequence[str], size: int) -> Iterator[str]:
     """All words, then all pairs of neighbours, and so on up to `size` of them, spaces between."""
-    for length in range(1, size + 1):
-        for start in range(len(words) - length + 1):
-            yield " ".join(words[start : start + length])
+    yield from words
+    for length in range(2, size + 1):
+        yield from map(" ".join, zip(*(words[start:] for start in range(length)), strict=False))
 
 
 def _long_form(match: re.Match[str]) -> str:

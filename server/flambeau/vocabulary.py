@@ -23,7 +23,7 @@ from flambeau.errors import ArchiveError
 from flambeau.weights import pickled
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 _FILES: Final = ("source_vocab.pt", "vocab.json", "vocab.txt")
@@ -79,9 +79,12 @@ class Vocabulary:
         """Tokens in the order of their numbers, as torchtext calls them."""
         return [token for _, token in sorted(self.itos.items())]
 
-    def indices(self, tokens: Sequence[str]) -> list[int]:
+    def indices(self, tokens: Iterable[str]) -> list[int]:
         """Numbers in order; unknown tokens are left out when they have none."""
-        return [self[token] for token in tokens if token in self or self.default_index is not None]
+        numbers, unknown = self.stoi, self.default_index
+        if unknown is None:
+            return [numbers[token] for token in tokens if token in numbers]
+        return [numbers.get(token, unknown) for token in tokens]
 
 
 def read_vocabulary(

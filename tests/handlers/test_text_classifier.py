@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flambeau.errors import ArchiveError
+from flambeau.errors import ArchiveError, ConfigError
 from flambeau.messages import Failure, FailureKind, Input
 from tests.handlers.serving import answers, explanations, part, serve
 
@@ -139,6 +139,84 @@ def test_an_explanation_of_a_class_that_is_not_there_is_refused(tmp_path: Path) 
         assert isinstance(failure, Failure)
         assert failure.kind is FailureKind.INVALID_INPUT
         assert message in failure.message
+
+
+class Widths(torch.nn.Module):
+    """The class of a text is how wide its call was."""
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        logits = torch.zeros(tokens.shape[0], 200)
+        logits[:, tokens.shape[1]] = 100.0
+        return logits
+
+
+class Attentive(torch.nn.Module):
+    """Each word looks at all words of its text; the scores are what it sees, on average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(len(WORDS), 2, padding_idx=0)
+        with torch.no_grad():
+            self.embedding.weight.copy_(torch.arange(12).reshape(6, 2).cos())
+
+    def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        words = self.embedding(tokens)
+        likeness = (words @ words.transpose(1, 2)).masked_fill(~mask[:, None, :], -1e9)
+        seen = likeness.softmax(2) @ words * mask.unsqueeze(2)
+        return seen.sum(1) / mask.sum(1, keepdim=True)  # type: ignore[no-any-return]
+
+
+def load_padded(root: Path, model: torch.nn.Module, **settings: int) -> ModelInstance:
+    text_input = {"padded": True, "ngrams": 1, **settings}
+    yaml = f"handler: {json.dumps({'text': text_input})}"
+    files = {"vocab.txt": "\n".join(WORDS)}
+    return serve(root, model, handler="text_classifier", yaml=yaml, files=files)
+
+
+MIXED = ("good", "bad " * 100, "not", "cafe " * 90, "bad")
+
+
+@pytest.mark.parametrize(
+    ("settings", "widths"),
+    [
+        ({}, [1, 100, 1, 100, 1]),
+        ({"call_cost": 1000}, [100] * 5),
+        ({"call_cost": 0}, [1, 100, 1, 90, 1]),
+        ({"max_tokens": 8}, [8] * 5),
+        ({"ngrams": 2, "call_cost": 0}, [1, 199, 1, 179, 1]),
+    ],
+)
+def test_padded_texts_share_calls_with_texts_of_similar_lengths(
+    tmp_path: Path, settings: dict[str, int], widths: list[int]
+) -> None:
+    found = answers(load_padded(tmp_path, Widths(), **settings), *map(text, MIXED))
+    assert [max(answer, key=answer.get) for answer in found] == list(map(str, widths))
+
+
+def test_a_padded_text_is_answered_the_same_in_any_company(tmp_path: Path) -> None:
+    instance = load_padded(tmp_path, Attentive(), call_cost=1000)
+    alone = [list(answers(instance, text(body))[0].values()) for body in MIXED]
+    together = [list(answer.values()) for answer in answers(instance, *map(text, MIXED))]
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+    assert len({round(share, 5) for share, _ in alone}) == 4  # two have the same word only
+
+
+def test_a_padded_text_is_explained_word_by_word(tmp_path: Path) -> None:
+    (answer,) = explanations(load_padded(tmp_path, Attentive()), text("Not good, bad"))
+    assert answer["words"] == ["not", "good", "bad"]
+    assert min(map(abs, answer["importances"])) > 0.01
+
+
+def test_settings_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
+    files = {"vocab.txt": "good"}
+    with pytest.raises(ConfigError, match=r"handler\.text is 'padded'; write keys such as"):
+        serve(
+            tmp_path,
+            Sentiment(),
+            handler="text_classifier",
+            yaml="handler: {text: padded}",
+            files=files,
+        )
 
 
 def test_an_archive_without_a_vocabulary_does_not_load(tmp_path: Path) -> None:

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flambeau import text
+from flambeau.text import CONTRACTIONS
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,42 @@ def test_a_classifier_sees_plain_words() -> None:
     assert text.words_of("<b>She's</b> at the Café, isn't she?") == (
         ["she", "is", "at", "the", "cafe", "is", "not", "she"]
     )
+
+
+PIECES = st.sampled_from(
+    [
+        *CONTRACTIONS,
+        "'",
+        "n't",
+        "'ve",
+        "é",
+        "ﬁ",
+        "\N{DOUBLE-STRUCK CAPITAL H}",
+        "'",
+        " ",
+        "\n",
+        ".",
+        "x",
+        "I",
+        "_",
+        "<b>",
+        "&amp;",
+    ]
+)
+
+
+@given(pieces=st.lists(PIECES, max_size=6))
+def test_shortcuts_change_no_word(pieces: list[str]) -> None:
+    """What is skipped for speed would have found nothing."""
+    sentence = "".join(pieces)
+    every = "|".join(map(re.escape, sorted(CONTRACTIONS, key=len, reverse=True)))
+    written_out = re.sub(
+        rf"(?<!\w)(?:{every})\b",
+        lambda match: CONTRACTIONS[match.group()],
+        text.without_markup(sentence).lower(),
+    ).replace("'", "")
+    cleaned = text.without_punctuation(text.without_accents(written_out))
+    assert text.words_of(sentence) == text.tokenize(cleaned)
 
 
 def test_longer_neighbourhoods_come_after_all_shorter_ones() -> None:
