@@ -11,18 +11,22 @@ an object of them when the model has several outputs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flambeau.errors import InvalidInput, UnsupportedContentType
 from flambeau.parity import named_outputs
 from flambeau.sample_handler import Sample, SampleHandler
-from flambeau.tensors import tensor_from_bytes, tensor_from_json
+from flambeau.tensors import batch_from_bytes, tensor_from_bytes, tensor_from_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
     from flambeau.codec import Row
     from flambeau.signature import TensorSpec
+
+_RAW_TYPES: Final = {None, "application/octet-stream"}
 
 
 class TensorHandler(SampleHandler):
@@ -48,11 +52,47 @@ class TensorHandler(SampleHandler):
         value = self.value(row, name, idx)
         assert self.context is not None
         content_type = self.context.get_input_content_type(idx, name)
-        if content_type in {None, "application/json", "application/octet-stream"}:
+        if content_type == "application/json" or content_type in _RAW_TYPES:
             return value
         raise UnsupportedContentType(
             f"{name} is {content_type}, but this model takes numbers; send application/json or "
             "application/octet-stream"
+        )
+
+    def stacked(self, data: Sequence[Row]) -> tuple[torch.Tensor, ...] | None:
+        """Raw bodies of equal lengths, for a model with one input."""
+        if self.signature is None or len(self.signature.inputs) > 1 or self._decodes_otherwise():
+            return None
+        (spec,) = self.signature.inputs
+        bodies: list[bytearray] = []
+        for idx, row in enumerate(data):
+            body = self._raw_body(row, idx, spec.name)
+            if body is None or len(body) != len(bodies[0] if bodies else body):
+                return None
+            bodies.append(body)
+        try:
+            return (batch_from_bytes(bodies, spec),)
+        except InvalidInput:
+            return None  # `decode` tells each
+
+    def _raw_body(self, row: Row, idx: int, input_name: str) -> bytearray | None:
+        """The request's only field, if it is raw numbers."""
+        assert self.context is not None
+        for name, value in row.items():
+            if (
+                len(row) == 1
+                and isinstance(value, bytearray)
+                and name in {"body", "data", input_name}
+                and self.context.get_input_content_type(idx, name) in _RAW_TYPES
+            ):
+                return value
+        return None
+
+    def _decodes_otherwise(self) -> bool:
+        """Whether a subclass decides what becomes of a row."""
+        return any(
+            getattr(type(self), name) is not getattr(TensorHandler, name)
+            for name in ("preprocess", "decode", "value", "sharing", "collate")
         )
 
     def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # what models return varies

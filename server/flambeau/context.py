@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flambeau.errors import HandlerFailed
 from flambeau.handler_metrics import MetricsCache
+from flambeau.media_type import media_type
 from flambeau.messages import SEQUENCE_HEADERS
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ class Headers(dict[str, Any]):
 class RequestProcessor:
     """One request's headers, and the status and headers of its answer."""
 
-    def __init__(self, request_header: Mapping[str, Any]) -> None:
-        self._request_header = Headers(request_header)
+    def __init__(self, request_header: Mapping[str, Any] | None = None) -> None:
+        self._request: InferenceRequest | None = None
+        # of a request they are made when the handler asks: few do, and a batch has many
+        self._request_header = None if request_header is None else Headers(request_header)
         self._status = 200
         self._phrase: str | None = None
         self._response_header: dict[str, str] = {}
@@ -60,18 +63,27 @@ class RequestProcessor:
         header counts with its last value. A header is not replaced by an input that a client gave
         the same name.
         """
-        header: dict[str, Any] = dict(request.headers)
-        for part in request.inputs:
-            content_type = (part.content_type or "").partition(";")[0].strip()
-            header.setdefault(part.name, {"content-type": content_type})
-        return cls(header)
+        processor = cls()
+        processor._request = request
+        return processor
 
     def get_request_property(self, key: str) -> Any:  # noqa: ANN401  # text, or an input's headers
         """The header spelt exactly like this, else in lower case, else None."""
-        return self._request_header.get(key)
+        return self.get_request_properties().get(key)
 
     def get_request_properties(self) -> dict[str, Any]:
+        if self._request_header is None:
+            self._request_header = Headers() if self._request is None else _headers(self._request)
         return self._request_header
+
+    def get_input_content_type(self, name: str) -> str | None:
+        """The media type of an input in lower case; None when not given. Not in TorchServe."""
+        for part in reversed(self._request.inputs if self._request is not None else ()):
+            if part.name == name:  # the last of its name, as rows have it
+                return media_type(part.content_type) or None
+        header = self.get_request_property(name)
+        content_type = header.get("content-type") if isinstance(header, dict) else None
+        return content_type.lower() if content_type else None
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
         """Set the answer's status; the body stays what the handler returns.
@@ -205,9 +217,7 @@ class Context:
 
         Not in TorchServe.
         """
-        header = self.request_processor[idx].get_request_property(name)
-        content_type = header.get("content-type") if isinstance(header, dict) else None
-        return content_type.lower() if content_type else None
+        return self.request_processor[idx].get_input_content_type(name)
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         self.set_response_header(idx, "content-type", value)
@@ -235,3 +245,11 @@ class Context:
 
     def get_response_headers(self, idx: int) -> dict[str, str]:
         return self.request_processor[idx].get_response_headers()
+
+
+def _headers(request: InferenceRequest) -> Headers:
+    headers = Headers(request.headers)
+    for part in request.inputs:
+        content_type = (part.content_type or "").partition(";")[0].strip()
+        headers.setdefault(part.name, {"content-type": content_type})
+    return headers

@@ -250,6 +250,8 @@ class MetricsCache:
         if metric is None:
             metric = HandlerMetric(name, unit, list(given), kind, keep=self.keep)
             self._remember(metric)
+        if not self._is_kept(metric.metric_name):
+            return
         names = metric.dimension_names
         if set(names) <= given.keys():
             values = [given[name] for name in names]
@@ -281,12 +283,19 @@ class MetricsCache:
 
     def keep(self, sample: MetricSample) -> None:
         """Take one value along, unless it is not listed."""
-        if not self._auto_detect and sample.name not in self._listed:
-            self._refuse(sample.name)
+        if not self._is_kept(sample.name):
             return
         with self._lock:
             self._num_lost += len(self._samples) == MAX_SAMPLES
             self._samples.append(sample)
+
+    def _is_kept(self, name: str) -> bool:
+        """Whether values of a metric are wanted; says once when they are not."""
+        if self._auto_detect or name in self._listed:
+            return True
+        if name not in self._refused:
+            self._refuse(name)
+        return False
 
     def _refuse(self, name: str) -> None:
         with self._lock:

@@ -117,6 +117,13 @@ class SampleHandler(BaseHandler):
         """Samples that share a call to what `inference` takes: stacked, with the batch first."""
         return tuple(torch.stack(parts) for parts in zip(*samples, strict=True))
 
+    def stacked(self, data: Sequence[Row]) -> tuple[torch.Tensor, ...] | None:  # noqa: ARG002  # for overrides
+        """A whole batch as `collate` would give it, or None to decode each row by itself.
+
+        For rows that are all alike this is much faster; override it where they often are.
+        """
+        return None
+
     def handle(self, data: Sequence[Row], context: Context) -> list[Any]:
         """Answer one batch; samples that can share one call of the model do."""
         return super().handle(data, context)
@@ -125,9 +132,12 @@ class SampleHandler(BaseHandler):
         """As `BaseHandler`, but with as many calls of the model as the samples need."""
         if self._is_describe():
             return [self.describe_handle()]
-        with self._traced_step("preprocess"):
-            samples = self.preprocess(data)
         self.explain = self._is_explain()
+        with self._traced_step("preprocess"):
+            inputs = None if self.explain else self.stacked(data)
+            samples = self.preprocess(data) if inputs is None else []
+        if inputs is not None:
+            return self._answer_samples(_unstacked(inputs), set(), inputs=inputs)
         if self.explain:
             (sample,) = samples  # the worker sends these alone
             if isinstance(sample, RequestError):
@@ -147,16 +157,19 @@ class SampleHandler(BaseHandler):
                 answers[place] = answer
         return answers
 
-    def _answer_samples(self, samples: Sequence[Sample], said: set[str]) -> list[Any]:
+    def _answer_samples(
+        self, samples: Sequence[Sample], said: set[str], *, inputs: tuple[Any, ...] | None = None
+    ) -> list[Any]:
         """Answers to samples that share a call; if it fails, halves of them are run apart.
 
         Args:
             samples: At least one.
             said: What tracebacks in the log end in already.
+            inputs: The samples collated, when they are already.
         """
         try:
             with self._traced_step("inference"):
-                outputs = self.inference(*self.collate(samples))
+                outputs = self.inference(*(self.collate(samples) if inputs is None else inputs))
             with self._traced_step("postprocess"):
                 answers = self.postprocess(outputs)
         except (MemoryError, torch.OutOfMemoryError):
@@ -174,6 +187,10 @@ class SampleHandler(BaseHandler):
     def _explain_sample(self, sample: Sample, data: Sequence[Row]) -> list[Any]:
         tensors = [moved(part, self.device) for part in self.collate([sample])]
         return self.explain_handle(tensors[0] if len(tensors) == 1 else tensors, data)
+
+
+def _unstacked(inputs: tuple[torch.Tensor, ...]) -> list[Sample]:
+    return list(zip(*(tensor.unbind() for tensor in inputs), strict=True))
 
 
 def _one_each(answers: list[Any], *, num_samples: int) -> list[Any]:

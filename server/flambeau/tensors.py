@@ -6,7 +6,10 @@ A sample is one request's input, without the batch dimension.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Final
+import struct
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -14,6 +17,8 @@ import torch
 from flambeau.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flambeau.signature import TensorSpec
 
 _DTYPES: Final = {
@@ -23,6 +28,7 @@ _DTYPES: Final = {
         *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
     )
 }
+_MAX_EXACT: Final = 2**53  # below, float64 holds every integer
 
 
 def tensor_from_json(value: object, spec: TensorSpec | None) -> torch.Tensor:
@@ -41,7 +47,9 @@ def tensor_from_json(value: object, spec: TensorSpec | None) -> torch.Tensor:
             f"{where} is {_kind(value)}, expected a nested list of numbers{_shape_hint(spec)}"
         )
     try:
-        array = np.array(value)
+        array = _array_of_numbers(value)
+        if array is None:
+            array = np.array(value)
     except ValueError as error:  # numpy: inhomogeneous shape
         raise InvalidInput(
             f"{where} is ragged, or nested too deeply: lists on one level must be equally long"
@@ -69,6 +77,30 @@ def tensor_from_bytes(body: bytearray, spec: TensorSpec) -> torch.Tensor:
     Raises:
         InvalidInput: The length does not fit the dtype and shape.
     """
+    return _from_bytes(body, _layout(len(body), spec))
+
+
+def batch_from_bytes(bodies: Sequence[bytearray], spec: TensorSpec) -> torch.Tensor:
+    """Samples of equal lengths, stacked with the batch first; copies each once.
+
+    Args:
+        bodies: At least one, as `tensor_from_bytes` takes them.
+        spec: The input they are for.
+
+    Raises:
+        InvalidInput: Their length does not fit the dtype and shape.
+    """
+    dtype, sizes = _layout(len(bodies[0]), spec)
+    return _from_bytes(bytearray().join(bodies), (dtype, (len(bodies), *sizes)))
+
+
+@lru_cache(maxsize=64)  # a model has few inputs, and clients send few lengths
+def _layout(num_bytes: int, spec: TensorSpec) -> tuple[torch.dtype, tuple[int, ...]]:
+    """What so many bytes hold, by dtype and shape.
+
+    Raises:
+        InvalidInput: They do not fit.
+    """
     dtype = _dtype(spec)
     shape = spec.sample_shape
     num_open = shape.count(None)
@@ -78,24 +110,60 @@ def tensor_from_bytes(body: bytearray, spec: TensorSpec) -> torch.Tensor:
             "bytes leave undecided; send it as JSON"
         )
     unit = math.prod(size for size in shape if size is not None) * dtype.itemsize
-    fits = len(body) == unit if num_open == 0 else len(body) > 0 and len(body) % unit == 0
+    fits = num_bytes == unit if num_open == 0 else num_bytes > 0 and num_bytes % unit == 0
     if not fits:
         raise InvalidInput(
-            f"input {spec.name!r} has {len(body)} bytes, expected "
+            f"input {spec.name!r} has {num_bytes} bytes, expected "
             f"{'' if num_open == 0 else 'a multiple of '}{unit}: {_name(dtype)} of shape "
             f"{_shape(shape)}, little-endian"
         )
-    sizes = [len(body) // unit if size is None else size for size in shape]
+    return dtype, tuple(num_bytes // unit if size is None else size for size in shape)
+
+
+def _from_bytes(body: bytearray, layout: tuple[torch.dtype, tuple[int, ...]]) -> torch.Tensor:
+    dtype, sizes = layout
     if dtype is torch.bool:  # bytes other than 0 and 1 are no booleans
-        return torch.frombuffer(body, dtype=torch.uint8).ne(0).reshape(sizes)
-    return torch.frombuffer(body, dtype=dtype).reshape(sizes)
+        return torch.frombuffer(body, dtype=torch.uint8).ne(0).view(sizes)
+    return torch.frombuffer(body, dtype=dtype).view(sizes)
+
+
+def _array_of_numbers(value: object) -> np.ndarray | None:
+    """As `np.array` makes it of lists of numbers, in a third of the time; None of anything else.
+
+    Equally long lists on each level of exactly JSON's numbers, which float64 holds unrounded.
+    """
+    if type(value) is not list or not value:
+        return None
+    shape = [len(value)]
+    items: list[Any] = value
+    while type(items[0]) is list:
+        if set(map(type, items)) != {list} or len(set(map(len, items))) != 1 or not items[0]:
+            return None
+        shape.append(len(items[0]))
+        items = list(chain.from_iterable(items))
+    if type(items[0]) not in {float, int}:  # a list of booleans is none of numbers
+        return None
+    buffer = bytearray(8 * len(items))
+    try:
+        struct.pack_into(f"{len(items)}d", buffer, 0, *items)
+    except (struct.error, OverflowError):
+        return None
+    array = np.frombuffer(buffer)
+    if not -_MAX_EXACT < array.min() <= array.max() < _MAX_EXACT:
+        return None
+    return array.reshape(shape)
 
 
 def _converted(array: np.ndarray, dtype: torch.dtype, where: str) -> torch.Tensor:
     """The array in the model's dtype; refused where that would change a number's magnitude."""
+    if array.dtype.kind == "u":
+        array = array.astype(np.uint64)  # torch does not know numpy's other name of it
     if dtype.is_floating_point:
         tensor = torch.from_numpy(array).to(dtype)
-        fits = bool(tensor.isfinite().all())
+        limit = torch.finfo(dtype).max
+        fits = bool(-limit <= array.min() and array.max() <= limit) or (
+            bool(tensor.isfinite().all())  # a little more rounds down to it
+        )
     else:
         fits = _is_integral(array, dtype)
         tensor = torch.from_numpy(array).to(dtype) if fits else torch.empty(0)

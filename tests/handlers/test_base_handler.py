@@ -100,6 +100,45 @@ def test_one_sample_comes_in_many_forms(summing: ModelInstance, part: Input) -> 
     assert answers(summing, [part]) == [6.0]
 
 
+def test_raw_requests_of_one_length_are_answered_each(summing: ModelInstance) -> None:
+    assert answers(summing, [raw(1, 2, 3)], [raw(4, 5, 6, name="x")]) == [6.0, 15.0]
+
+
+def test_among_raw_requests_the_one_that_does_not_fit_fails_alone(summing: ModelInstance) -> None:
+    for bad in (raw(1, 2), raw(), raw(1, 2, 3, content_type="image/png")):
+        before, failure, after = answers(summing, [raw(1, 2, 3)], [bad], [raw(4, 5, 6)])
+        assert (before, after) == (6.0, 15.0)
+        assert isinstance(failure, Failure)
+
+
+def test_among_raw_requests_the_one_that_fails_the_model_fails_alone(tmp_path: Path) -> None:
+    class Picky(torch.nn.Module):
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            if bool((values < 0).any()):
+                raise ValueError("below zero")
+            return values.sum(-1)
+
+    signature = Signature(inputs=(spec("x", 2),), outputs=(spec("output_0"),))
+    instance = serve(tmp_path, Picky(), signature)
+    before, failure, after = answers(instance, [raw(1, 2)], [raw(-1, 2)], [raw(3, 4)])
+    assert (before, after) == (3.0, 7.0)
+    assert failure == Failure(FailureKind.HANDLER_FAILED, "Prediction failed")
+
+
+def test_a_subclass_that_decodes_sees_every_row(summing: ModelInstance, tmp_path: Path) -> None:
+    (tmp_path / "doubling.py").write_text(
+        "from flambeau.loading import load_builtin\n"
+        "TensorHandler = load_builtin('base_handler').TensorHandler\n\n\n"
+        "class Doubling(TensorHandler):\n"
+        "    def decode(self, row, idx):\n"
+        "        return tuple(2 * part for part in super().decode(row, idx))\n"
+    )
+    load = LoadModel("mine", "1", str(tmp_path), "doubling.py", "cpu", 8, 1, 10_000, "0.1")
+    doubling = ModelInstance.load(load, load_entry_point=load_handler)
+    assert answers(summing, [raw(1, 2, 3)], [raw(4, 5, 6)]) == [6.0, 15.0]
+    assert answers(doubling, [raw(1, 2, 3)], [raw(4, 5, 6)]) == [12.0, 30.0]
+
+
 def test_requests_of_different_forms_share_a_batch(summing: ModelInstance) -> None:
     assert answers(summing, [raw(1, 2, 3)], [json_input([4, 5, 6])]) == [6.0, 15.0]
 

@@ -118,6 +118,11 @@ def test_json_means_what_the_standard_library_would_write(value: object) -> None
     assert encode_json(value).isascii()
 
 
+@pytest.mark.parametrize("value", [[], [1], [0.5, -2, 1.25], [[1, 2.5], [3]], [True, 1], [","]])
+def test_lists_leave_as_the_standard_library_writes_them(value: object) -> None:
+    assert encode_json(value) == json.dumps(value, indent=2).encode()
+
+
 @pytest.mark.parametrize("value", [{1: 2}, {None: 1}, [np.float64(0.5)], {True: [2**80]}])
 def test_what_only_the_standard_library_encodes_is_encoded_by_it(value: object) -> None:
     assert encode_json(value) == json.dumps(value, indent=2).encode()

@@ -62,6 +62,15 @@ def test_an_input_without_a_content_type_has_an_empty_one() -> None:
     assert made.get_input_content_type(0, "body") is None
 
 
+def test_of_inputs_with_one_name_the_last_ones_type_counts_as_its_value_does() -> None:
+    made = Context("mine", "/", {}, 1, None, "0.1")
+    types = ("text/plain", "Application/JSON; charset=utf-8")
+    inputs = [Input("body", content_type, memoryview(b"")) for content_type in types]
+    made.begin_batch([InferenceRequest("a", [("body", "a header")], inputs)])
+    assert made.get_input_content_type(0, "body") == "application/json"
+    assert made.get_request_header(0, "body") == "a header"
+
+
 def test_answers_have_statuses_and_headers_of_their_own(context: Context) -> None:
     context.set_response_status(418, "Teapot", idx=1)
     context.set_response_header(0, "x-pot", "tea")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flambeau.errors import InvalidInput
 from flambeau.signature import TensorSpec
-from flambeau.tensors import tensor_from_bytes, tensor_from_json
+from flambeau.tensors import batch_from_bytes, tensor_from_bytes, tensor_from_json
 
 
 def spec(*sample_shape: int | None, dtype: str = "float32") -> TensorSpec:
@@ -103,6 +103,33 @@ def test_a_list_nested_deeper_than_numpy_goes_is_refused() -> None:
         value = [value]
     with pytest.raises(InvalidInput):
         tensor_from_json(value, spec(1))
+
+
+@given(
+    rows=st.integers(1, 3).flatmap(
+        lambda size: st.lists(
+            st.lists(
+                st.integers(-(2**66), 2**66) | st.floats(width=32, allow_nan=False),
+                min_size=size,
+                max_size=size,
+            ),
+            min_size=1,
+            max_size=3,
+        )
+    )
+)
+def test_numbers_arrive_as_close_as_the_dtype_allows(rows: list[list[float]]) -> None:
+    try:
+        tensor = tensor_from_json(rows, spec(None, None, dtype="float64"))
+    except InvalidInput:
+        return  # larger than any integer that numpy knows
+    assert tensor.tolist() == [[float(number) for number in row] for row in rows]
+
+
+def test_a_batch_of_raw_bytes_is_stacked() -> None:
+    bodies = [bytearray(struct.pack("<4h", *range(at, at + 4))) for at in (0, 4)]
+    batch = batch_from_bytes(bodies, spec(2, 2, dtype="int16"))
+    assert batch.tolist() == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
 
 
 def test_raw_bytes_are_little_endian_numbers_in_c_order() -> None:
