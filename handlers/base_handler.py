@@ -63,7 +63,7 @@ class TensorHandler(SampleHandler):
         """Raw bodies of equal lengths, for a model with one input."""
         if self.signature is None or len(self.signature.inputs) > 1 or self._decodes_otherwise():
             return None
-        (spec,) = self.signature.inputs
+        spec = self.signature.inputs[0]
         bodies: list[bytearray] = []
         for idx, row in enumerate(data):
             body = self._raw_body(row, idx, spec.name)
