@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LENGTH = """
 def handle(data, context):
-    return [str(len(row["body"])) for row in data]
+    return [str(len(row["body"])) for row in data or []]  # none: loading
 """
 
 

@@ -82,8 +82,16 @@ class Server:
     def metrics_url(self) -> str:
         return f"http://{self.addresses.metrics}"
 
-    def register(self, archive: str, *, num_workers: int, batch_size: int) -> None:
+    def register(
+        self, archive: str, *, num_workers: int, batch_size: int, name: str | None = None
+    ) -> None:
         """Serve an archive of the store; returns when its workers are ready.
+
+        Args:
+            archive: Its file's name.
+            num_workers: May be 0.
+            batch_size: Most requests per handler call.
+            name: What to call the model; the archive's own name when it is None.
 
         Raises:
             ServerProcessError: It was refused.
@@ -93,10 +101,28 @@ class Server:
             "initial_workers": num_workers,
             "batch_size": batch_size,
         }
+        if name is not None:
+            query["model_name"] = name
         url = f"{self.management_url}/models"
         answer = httpx.post(url, params=query, timeout=120, trust_env=False)
         if answer.status_code != 200:
             raise ServerProcessError(f"{archive} is not served: {answer.text}\n{self.log_tail()}")
+
+    def scale(self, model: str, *, num_workers: int) -> None:
+        """Give a model so many workers; returns when they are ready.
+
+        Raises:
+            ServerProcessError: It was refused.
+        """
+        query: dict[str, str | int] = {
+            "min_worker": num_workers,
+            "max_worker": num_workers,
+            "synchronous": "true",
+        }
+        url = f"{self.management_url}/models/{model}"
+        answer = httpx.put(url, params=query, timeout=120, trust_env=False)
+        if answer.status_code != 200:
+            raise ServerProcessError(f"{model} is not scaled: {answer.text}\n{self.log_tail()}")
 
     def worker_pids(self, model: str) -> list[int]:
         """The processes that answer for the default version of a model."""

@@ -1,0 +1,97 @@
+"""What the figures are held against: reached or missed, with the number that decides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.figures_growth import slope, steepest, worst_fall
+
+if TYPE_CHECKING:
+    from benchmarks.figures_growth import Growth, SwapCost
+
+LARGE_BODY_BYTES = 2**16  # below it, a request's own cost hides that of its bytes
+# what repeated measurements of one thing differ by here
+NOISE = 1.25
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """One line of the table.
+
+    Attributes:
+        what: What is measured.
+        limit: In words, with the number.
+        found: The number.
+        is_reached: Whether it keeps within.
+    """
+
+    what: str
+    limit: str
+    found: str
+    is_reached: bool
+
+    @classmethod
+    def at_most(cls, what: str, limit: float, found: float, *, unit: str = "") -> Target:
+        return cls(
+            what=what,
+            limit=f"<= {limit:g}{unit}",
+            found=f"{found:.2f}{unit}",
+            is_reached=found <= limit,
+        )
+
+    @classmethod
+    def at_least(cls, what: str, limit: float, found: float, *, unit: str = "") -> Target:
+        return cls(
+            what=what,
+            limit=f">= {limit:g}{unit}",
+            found=f"{found:.2f}{unit}",
+            is_reached=found >= limit,
+        )
+
+
+def of_growth(growth: Growth) -> list[Target]:
+    """Linear in bytes, flat in models, no cliff anywhere."""
+    large = [point for point in growth.bodies if point.size >= LARGE_BODY_BYTES]
+    large = large if len(large) > 1 else growth.bodies
+    sizes = [float(point.size) for point in large]
+    times = [point.latency.p50_ms for point in large]
+    first, last = growth.models[0], growth.models[-1]
+    of_connections = [point.requests_per_s or 0.0 for point in growth.connections]
+    of_workers = [point.requests_per_s or 0.0 for point in growth.workers]
+    idle = [point.with_idle for point in growth.connections if point.with_idle]
+    return [
+        Target.at_most(
+            "median latency by bytes: exponent over all large bodies", 1.05, slope(sizes, times)
+        ),
+        Target.at_most(
+            "median latency by bytes: steepest exponent between neighbours, 64 KiB and up",
+            1.25,
+            steepest(sizes, times),
+        ),
+        Target.at_most(
+            f"median latency with {last.size} models registered, to that with {first.size}",
+            NOISE,
+            last.latency.p50_ms / first.latency.p50_ms,
+        ),
+        Target.at_most(
+            f"99th percentile with {growth.connections[-1].size:,} idle connections, to that with "
+            f"{growth.connections[0].size}",
+            2.0,
+            idle[-1].p99_ms / idle[0].p99_ms,
+        ),
+        Target.at_least(
+            "requests/s with more connections, to the best with fewer",
+            0.75,
+            worst_fall(of_connections),
+        ),
+        Target.at_least(
+            "requests/s with more workers, to the best with fewer", 0.75, worst_fall(of_workers)
+        ),
+    ]
+
+
+def of_swaps(cost: SwapCost) -> list[Target]:
+    """Swaps are not felt."""
+    what = f"99th percentile during {cost.num_swaps} swaps at half load, to that without"
+    return [Target.at_most(what, 2.0, cost.ratio)]
