@@ -1,35 +1,66 @@
-"""When waiting requests become a batch: pure bookkeeping, without clock or tasks.
+"""When waiting requests become a batch: bookkeeping without clock or tasks.
 
-`batcher.py` asks, waits and runs; this decides. Times are seconds of whichever monotonic clock the
-caller uses.
+`batcher.py` asks, waits and runs; this remembers, and `batch_rules.py` weighs. Times are seconds of
+whichever monotonic clock the caller uses.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Hashable, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
+from flambeau import batch_rules
+from flambeau.batch_company import Company
+from flambeau.batch_cost import BatchCost
+from flambeau.batch_rules import Hold
+
 T = TypeVar("T", bound=Hashable)
+
+_TICK_S = 0.0005  # timers may be early by half of their millisecond
+_CAUTION = 1.1  # of what a batch is expected to cost, where somebody else could have its place
 
 
 class BatchQueue(Generic[T]):
     """Items waiting for a worker, oldest first.
 
-    With `hold_s` 0 the queue is work-conserving: whatever waits is due as soon as a worker is free,
-    and batches grow by themselves while workers are busy. With `hold_s` above 0 a batch that is not
-    full waits until its oldest item is that old (TorchServe's fixed window).
+    The queue is work-conserving: whatever waits is due as soon as a worker is free, and batches
+    grow by themselves while workers are busy. With `max_delay_s` the last idle worker may wait for
+    company where that is known to pay, until its oldest item is that old. With `hold_s` a batch
+    that is not full waits until its oldest item is that old, known to pay or not (TorchServe's
+    fixed window).
+
+    With `timeout_s`, items that cannot be answered in that time are told apart: before they are put
+    (`is_too_late`), and before they are taken (`take_late`). A model that needs longer for one
+    alone is none of the queue's business: its items are taken, else it could not notice that it
+    became faster.
     """
 
-    def __init__(self, *, max_size: int, max_batch_size: int, hold_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        max_size: int,
+        max_batch_size: int,
+        hold_s: float = 0.0,
+        max_delay_s: float = 0.0,
+        timeout_s: float = 0.0,
+    ) -> None:
         # for the life of the queue
         self.max_size = max_size
         self.max_batch_size = max_batch_size
         self.hold_s = hold_s
+        self.max_delay_s = max_delay_s if max_batch_size > 1 and not hold_s else 0.0
+        self.timeout_s = timeout_s
+        self._cost = BatchCost(max_batch_size=max_batch_size)
+        self._company = Company(max_batch_size=max_batch_size)
         # arrival time by item, oldest first
-        self._arrived_at: OrderedDict[T, float] = OrderedDict()
-        # those that may share no batch
+        self._arrived_at: dict[T, float] = {}
+        # those that may share no batch; they are the oldest
         self._alone: set[T] = set()
+        # what the last idle worker waits for
+        self._hold: Hold | None = None
+        # when each busy worker is free again, at the earliest
+        self._free_at: dict[object, float] = {}
 
     def __len__(self) -> int:
         return len(self._arrived_at)
@@ -43,47 +74,110 @@ class BatchQueue(Generic[T]):
             "later, add workers or raise job_queue_size."
         )
 
+    def is_too_late(self, *, now: float, num_workers: int) -> bool:
+        """Whether one more item would miss its time because of those ahead, at their fastest."""
+        alone_s = self._cost.at_least_s(1)
+        if not alone_s or not num_workers or alone_s > self.timeout_s:
+            return False
+        wait_s = 0.0
+        if len(self._free_at) >= num_workers:
+            wait_s = max(0.0, min(self._free_at.values()) - now)
+        rounds = len(self._arrived_at) // self.max_batch_size // num_workers
+        if rounds:
+            wait_s += rounds * self._cost.at_least_s(self._largest_batch(self.max_batch_size))
+        return wait_s + alone_s > self.timeout_s
+
     def put(self, item: T, *, now: float) -> None:
         """Append an item; ask `refusal` first."""
-        assert self.refusal(item) is None, "put() without asking refusal()"
+        assert len(self._arrived_at) < self.max_size, "put() without asking refusal()"
         self._arrived_at[item] = now
+        if now < self._company.watched_until:
+            self._company.came(now)
 
     def put_back(self, items: Sequence[T], *, now: float) -> None:
         """Let items be taken again, before all others, each alone; there is always room."""
-        for item in reversed(items):
-            self._arrived_at[item] = now
-            self._arrived_at.move_to_end(item, last=False)
-            self._alone.add(item)
+        self._arrived_at = dict.fromkeys(items, now) | self._arrived_at
+        self._alone.update(items)
 
     def discard(self, item: T) -> bool:
         """Forget an item nobody waits for any more; False when it has left already."""
         self._alone.discard(item)
-        return self._arrived_at.pop(item, None) is not None
+        gone = self._arrived_at.pop(item, None) is not None
+        if not self._arrived_at:
+            self._hold = None
+        return gone
 
     def due_at(self) -> float | None:
         """When the next batch may leave; None while nothing waits."""
         if not self._arrived_at:
             return None
-        oldest, oldest_at = next(iter(self._arrived_at.items()))
-        full = oldest in self._alone or len(self._arrived_at) >= self.max_batch_size
-        return oldest_at if full else oldest_at + self.hold_s
+        if self._alone or len(self._arrived_at) >= self.max_batch_size:
+            return self._oldest_at()
+        if self._hold is not None:
+            return self._hold.until
+        return self._oldest_at() + self.hold_s
 
-    def take(self, *, now: float, worker: object = None) -> list[T]:  # noqa: ARG002  # any may
-        """The next batch, oldest first; empty until it is due."""
-        due_at = self.due_at()
-        if due_at is None or due_at > now:
+    def take(self, *, now: float, worker: object = None, num_free: int = 1) -> list[T]:
+        """The next batch, oldest first; empty until it is due.
+
+        Args:
+            now: The time.
+            worker: Who asks.
+            num_free: How many workers could take a batch, including this one.
+        """
+        size = num_waiting = len(self._arrived_at)
+        if not num_waiting:
             return []
         if self._alone:
-            return [self._take_alone()]
-        size = min(len(self._arrived_at), self.max_batch_size)
-        return [self._arrived_at.popitem(last=False)[0] for _ in range(size)]
+            size = 1
+        elif num_waiting < self.max_batch_size and self._waits(now=now, num_free=num_free):
+            return []
+        elif num_free > 1 or num_waiting > self.max_batch_size or self.timeout_s:
+            size = batch_rules.share(
+                num_waiting, num_free=num_free, max_batch_size=self.max_batch_size, cost=self._cost
+            )
+            if self.timeout_s:
+                size = self._largest_batch(size)
+        if self.timeout_s:
+            self._free_at[worker] = now + self._cost.at_least_s(size)
+        return self._take(size)
+
+    def take_late(self, *, now: float) -> list[T]:
+        """Items whose time has passed, or will have before the batch they would be in is over."""
+        late: list[T] = []
+        if not self.timeout_s or self._cost.at_least_s(1) > self.timeout_s:
+            return late
+        num_left = len(self._arrived_at)
+        for item, arrived_at in self._arrived_at.items():
+            if num_left > 1:
+                size = self._largest_batch(min(num_left, self.max_batch_size))
+                cost_s = _CAUTION * self._cost.expected_s(size)
+            else:
+                cost_s = self._cost.at_least_s(1)
+            if arrived_at + self.timeout_s >= now + cost_s:
+                break
+            late.append(item)
+            num_left -= 1
+        for item in late:
+            self.discard(item)
+        return late
 
     def take_all(self) -> list[T]:
         """Everything that waits, oldest first, due or not."""
-        items = list(self._arrived_at)
-        self._arrived_at.clear()
         self._alone.clear()
-        return items
+        return self._take(len(self._arrived_at))
+
+    def answered_batch(self, worker: object, *, size: int, seconds: float) -> None:
+        """A batch is over, `seconds` after its worker began it."""
+        if self.timeout_s:
+            self._free_at.pop(worker, None)
+        elif not self.max_delay_s:
+            return
+        self._cost.observe(size, seconds)
+
+    def worker_gone(self, worker: object) -> None:
+        """A worker will take nothing any more."""
+        self._free_at.pop(worker, None)
 
     # what only queues with sequences know
 
@@ -99,11 +193,56 @@ class BatchQueue(Generic[T]):
     def end(self, sequence_id: str) -> None:
         """Nothing: requests here are on their own."""
 
-    def worker_gone(self, worker: object) -> None:
-        pass
+    def _waits(self, *, now: float, num_free: int) -> bool:
+        """Whether a batch that is not full stays."""
+        if self.hold_s:
+            return now < self._oldest_at() + self.hold_s
+        if not self.max_delay_s:
+            return False
+        if num_free > 1:  # whoever comes next has a worker
+            self._hold = None
+            return False
+        if self._hold is None:
+            self._hold = self._new_hold(now=now)
+        hold = self._hold
+        return hold is not None and now < hold.until - _TICK_S and len(self._arrived_at) < hold.size
 
-    def _take_alone(self) -> T:
-        """The oldest item; those put back are the oldest, as long as there are any."""
-        item, _ = self._arrived_at.popitem(last=False)
-        self._alone.discard(item)
-        return item
+    def _new_hold(self, *, now: float) -> Hold | None:
+        num_waiting = len(self._arrived_at)
+        cost_s = self._cost.expected_s(num_waiting)
+        if not batch_rules.may_pay(cost_s):
+            return None
+        self._company.watch(num_waiting, now=now, until=now + min(cost_s, self.max_delay_s))
+        wait_s = self.max_delay_s
+        if self.timeout_s:
+            wait_s = min(wait_s, self.timeout_s - self._cost.expected_s(self.max_batch_size))
+        return batch_rules.best_hold(
+            num_waiting,
+            now=now,
+            leave_by=self._oldest_at() + wait_s,
+            max_batch_size=self.max_batch_size,
+            cost=self._cost,
+            company=self._company,
+        )
+
+    def _largest_batch(self, size: int) -> int:
+        """`size`, or as many as are answered in half the time there is: the next wait for them."""
+        while size > 1 and self._cost.expected_s(size) > self.timeout_s / 2:
+            size -= 1
+        return size
+
+    def _oldest_at(self) -> float:
+        return next(iter(self._arrived_at.values()))
+
+    def _take(self, size: int) -> list[T]:
+        self._hold = None
+        if size == len(self._arrived_at):
+            items = list(self._arrived_at)
+            self._arrived_at.clear()
+        else:
+            items = list(islice(self._arrived_at, size))
+            for item in items:
+                del self._arrived_at[item]
+        if self._alone:
+            self._alone.difference_update(items)
+        return items

@@ -162,6 +162,7 @@ class Batcher:
         Raises:
             QueueFull: It may not wait: the queue is full, no worker is free and waiting is not
                 wanted, or its sequence is unknown or has enough requests waiting.
+            DeadlineExceeded: Those ahead of it will take all the time it has.
         """
         now = self._loop.time()
         pending = PendingRequest(
@@ -175,6 +176,8 @@ class Batcher:
                 f"{self._policy.label} has no worker to serve inference request. {refusal}"
             )
         if self._policy.client_timeout_s:
+            if self._queue.is_too_late(now=now, num_workers=len(self._posts)):
+                raise self._too_late("cannot answer")
             pending.deadline = self._loop.call_later(
                 self._policy.client_timeout_s, self._expire, pending
             )
@@ -238,17 +241,17 @@ class Batcher:
             self._note_drained()
 
     def _expire(self, pending: PendingRequest) -> None:
-        limit_ms = self._policy.client_timeout_s * 1000
         self._withdraw(pending)
-        self._fail(
-            pending,
-            DeadlineExceeded(
-                f"{self._policy.label} did not answer within clientTimeoutInMills {limit_ms:g}; "
-                "retry later, add workers, or raise the limit"
-            ),
-        )
+        self._fail(pending, self._too_late("did not answer"))
         if pending.running is not None:
             pending.running.cancel()
+
+    def _too_late(self, what: str) -> DeadlineExceeded:
+        limit_ms = self._policy.client_timeout_s * 1000
+        return DeadlineExceeded(
+            f"{self._policy.label} {what} within clientTimeoutInMills {limit_ms:g}; "
+            "retry later, add workers, or raise the limit"
+        )
 
     def _busy_text(self) -> str | None:
         """Why a request that must not wait is refused; None when a worker is free for it."""
@@ -269,6 +272,9 @@ class Batcher:
         now = self._loop.time()
         for pending in self._queue.take_expired(now=now):
             self._fail(pending, NoWorker(f"{self._policy.label}: the request's sequence has ended"))
+        if self._free:
+            for pending in self._queue.take_late(now=now):
+                self._fail(pending, self._too_late("cannot answer"))
         for post in self._takers():
             if not self._queue:
                 break
@@ -285,7 +291,7 @@ class Batcher:
     def _give(self, post: _Post, *, now: float) -> None:
         """Give a worker the batches that are due and that it has room for."""
         while len(post.batches) < self._policy.concurrency:
-            batch = self._queue.take(now=now, worker=post.worker)
+            batch = self._queue.take(now=now, worker=post.worker, num_free=len(self._free))
             if not batch:
                 return
             self._run(post, batch, now=now)
@@ -334,9 +340,12 @@ class Batcher:
                 self._over(pending, None)
         elif (error := call.exception()) is None:
             done = call.result()
+            seconds = self._loop.time() - began_at
+            if all(pending.rest is None for pending in batch):  # a stream is as long as it likes
+                self._queue.answered_batch(post.worker, size=len(batch), seconds=seconds)
             self._observer.batch_done(
                 handler_s=done.handler_s,
-                roundtrip_s=self._loop.time() - began_at,
+                roundtrip_s=seconds,
                 request_ids=(pending.request.request_id for pending in batch),
             )
             if done.metrics:

@@ -23,6 +23,10 @@ class RequestQueue(Protocol):
         """Why a request cannot wait here; None when it can."""
         ...
 
+    def is_too_late(self, *, now: float, num_workers: int) -> bool:
+        """Whether one more request would miss its deadline because of those ahead of it."""
+        ...
+
     def put(self, pending: PendingRequest, /, *, now: float) -> None:
         """Append a request; ask `refusal` first."""
         ...
@@ -39,8 +43,12 @@ class RequestQueue(Protocol):
         """When `take` should be called next if nothing else happens; None for never."""
         ...
 
-    def take(self, *, now: float, worker: object) -> list[PendingRequest]:
-        """The next batch for this worker; empty when there is none now."""
+    def take(self, *, now: float, worker: object, num_free: int) -> list[PendingRequest]:
+        """The next batch for this one of `num_free` workers; empty when there is none now."""
+        ...
+
+    def take_late(self, *, now: float) -> list[PendingRequest]:
+        """Requests that the next batch would answer too late; ask before `take`."""
         ...
 
     def take_all(self) -> list[PendingRequest]:
@@ -57,6 +65,10 @@ class RequestQueue(Protocol):
 
     def answered(self, pending: PendingRequest, reply: Reply | None, /, *, now: float) -> None:
         """A request that was taken is over; with a reply unless it failed."""
+        ...
+
+    def answered_batch(self, worker: object, /, *, size: int, seconds: float) -> None:
+        """A batch that was taken is answered, so many seconds later."""
         ...
 
     def end(self, sequence_id: str) -> None:

@@ -93,6 +93,10 @@ class SequenceQueue:
             )
         return None
 
+    def is_too_late(self, *, now: float, num_workers: int) -> bool:  # noqa: ARG002  # see below
+        """Never: how long a sequence's turn takes is not known; its deadline still ends it."""
+        return False
+
     def put(self, pending: PendingRequest, *, now: float) -> None:
         """Append a request to its sequence, opening it when it is the first."""
         tag = _tag(pending)
@@ -115,7 +119,7 @@ class SequenceQueue:
     def due_at(self) -> None:
         """Never by the clock: requests wait for answers and workers only."""
 
-    def take(self, *, now: float, worker: object) -> list[PendingRequest]:  # noqa: ARG002  # above
+    def take(self, *, now: float, worker: object, num_free: int = 1) -> list[PendingRequest]:  # noqa: ARG002  # above
         """The next request of each sequence of this worker, and of new ones it has room for."""
         batch: list[PendingRequest] = []
         seats = self._num_seats - sum(each.worker is worker for each in self._open.values())
@@ -163,6 +167,12 @@ class SequenceQueue:
                 for ended in map(self._open.get, value.split(";")):
                     if ended is not None:
                         self._close(ended)
+
+    def take_late(self, *, now: float) -> list[PendingRequest]:  # noqa: ARG002  # as above
+        return []
+
+    def answered_batch(self, worker: object, *, size: int, seconds: float) -> None:
+        """Nothing to learn: nobody waits for company here."""
 
     def end(self, sequence_id: str) -> None:
         """No more requests of a sequence will come: it closes once those there are answered."""

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from flambeau.messages import Reply
@@ -22,12 +20,8 @@ def queue(
 
 
 def request(name: str, *, starts: bool = False, ends: bool = False) -> PendingRequest:
-    loop = asyncio.new_event_loop()
-    reply: asyncio.Future[Reply] = loop.create_future()
-    loop.close()
-    return PendingRequest(
-        make_request(), reply, 0.0, SequenceTag(id=name, starts=starts, ends=ends)
-    )
+    tag = SequenceTag(id=name, starts=starts, ends=ends)
+    return PendingRequest(make_request(), 0.0, lambda _: None, sequence=tag)
 
 
 def answer(*headers: tuple[str, str]) -> Reply:
