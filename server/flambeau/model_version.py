@@ -307,11 +307,14 @@ class ModelVersion(SlotObserver):
     def _queue(self, settings: ModelSettings) -> RequestQueue:
         max_batch_size = 1 if self._mode is not BatchMode.IN_TURN else settings.batch_size
         if not settings.sequence_batching:
-            fixed = self._host.fixed_batch_window and self._mode is BatchMode.IN_TURN
+            in_turn = self._mode is BatchMode.IN_TURN
+            delay_s = settings.max_batch_delay_ms / 1000
             return BatchQueue(
                 max_size=settings.job_queue_size,
                 max_batch_size=max_batch_size,
-                hold_s=settings.max_batch_delay_ms / 1000 if fixed else 0.0,
+                hold_s=delay_s if in_turn and self._host.fixed_batch_window else 0.0,
+                max_delay_s=delay_s,
+                timeout_s=settings.client_timeout_ms / 1000 if in_turn else 0.0,
             )
         limits = SequenceLimits(
             max_sequences=settings.max_num_sequence,
