@@ -155,13 +155,17 @@ def allow_images_of_any_size() -> None:
     Image.MAX_IMAGE_PIXELS = None
 
 
-def decode_image(body: bytes | bytearray | memoryview, *, max_pixels: int | None) -> Image.Image:
+def decode_image(
+    body: bytes | bytearray | memoryview, *, max_pixels: int | None, min_edge: int | None = None
+) -> Image.Image:
     """Decode bytes from anybody, whole: a decoded image raises nothing later.
 
     Args:
         body: One image in any format Pillow reads; of an animation the first frame counts.
         max_pixels: Width times height that is still decoded, None for any. Above twice
             `MAX_PIXELS` Pillow's own limit applies, too.
+        min_edge: How short the shorter edge of a JPEG file may become: it is decoded at 1/2, 1/4 or
+            1/8 of its size where that leaves as much. None decodes every image at full size.
 
     Raises:
         InvalidInput: The body is empty, not an image, cut off, or too large once decoded.
@@ -187,6 +191,8 @@ def decode_image(body: bytes | bytearray | memoryview, *, max_pixels: int | None
             "scale it down"
         )
     try:
+        if min_edge is not None:
+            image.draft(None, (min_edge, min_edge))
         image.load()
     except MemoryError:
         raise

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flambeau.errors import ConfigError
+from flambeau.errors import ArchiveError, ConfigError
 from flambeau.image import IMAGENET
 from flambeau.instance import ModelInstance
 from flambeau.loading import load_handler
@@ -144,6 +144,27 @@ def test_images_of_different_sizes_are_answered_without_a_common_size(tmp_path: 
     instance = load(tmp_path, yaml="handler: {image: {}}\n")
     small, large = answers(instance, part(picture("red")), part(picture("blue", width=90)))
     assert [best(small), best(large)] == ["0", "2"]
+
+
+def test_fast_jpeg_answers_nearly_the_same(tmp_path: Path) -> None:
+    """At a fraction of its size an image is averaged in another way."""
+    rng = np.random.default_rng(3)
+    rough = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    file = io.BytesIO()
+    rough.resize((200, 150), Image.Resampling.BICUBIC).save(file, "JPEG")
+    yaml = "handler: {{image: {{resize: 32, size: 28}}, fast_jpeg: {}}}\n"
+    exact, fast = (
+        answers(load(tmp_path / word, yaml=yaml.format(word)), part(file.getvalue()))[0]
+        for word in ("false", "true")
+    )
+    assert list(fast) == list(exact)
+    assert fast != exact
+    np.testing.assert_allclose(list(fast.values()), list(exact.values()), rtol=0.05)
+
+
+def test_fast_jpeg_needs_a_size_to_go_for(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="fast_jpeg is set, but images are not resized"):
+        load(tmp_path, yaml="handler: {image: {}, fast_jpeg: true}\n")
 
 
 SUBCLASS = """

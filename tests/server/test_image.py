@@ -133,10 +133,42 @@ def test_what_is_no_image_is_refused_with_its_beginning() -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF"])
-def test_a_cut_off_image_is_refused(form: str) -> None:
+@pytest.mark.parametrize("min_edge", [None, 10])
+def test_a_cut_off_image_is_refused(form: str, min_edge: int | None) -> None:
     body = encoded(noise(100, 100), form=form)
     with pytest.raises(InvalidInput, match="damaged or cut off"):
-        decode_image(body[: len(body) // 2], max_pixels=MAX_PIXELS)
+        decode_image(body[: len(body) // 2], max_pixels=MAX_PIXELS, min_edge=min_edge)
+
+
+@pytest.mark.parametrize(
+    ("size", "min_edge", "decoded"),
+    [
+        ((640, 480), 256, (640, 480)),  # half would leave 240
+        ((1024, 768), 256, (512, 384)),
+        ((768, 1024), 256, (384, 512)),
+        ((2048, 2048), 256, (256, 256)),
+        ((9000, 300), 256, (9000, 300)),
+        ((100, 100), 256, (100, 100)),
+    ],
+)
+def test_a_jpeg_may_be_decoded_at_a_fraction_that_leaves_enough(
+    size: tuple[int, int], min_edge: int, decoded: tuple[int, int]
+) -> None:
+    body = encoded(Image.new("RGB", size, "green"), form="JPEG")
+    image = decode_image(body, max_pixels=MAX_PIXELS, min_edge=min_edge)
+    assert image.size == decoded
+    assert decode_image(body, max_pixels=MAX_PIXELS).size == size
+
+
+def test_other_formats_are_decoded_whole() -> None:
+    body = encoded(Image.new("RGB", (1024, 768)), form="PNG")
+    assert decode_image(body, max_pixels=MAX_PIXELS, min_edge=256).size == (1024, 768)
+
+
+def test_the_pixel_limit_is_that_of_the_whole_jpeg() -> None:
+    body = encoded(Image.new("RGB", (1024, 768)), form="JPEG")
+    with pytest.raises(InvalidInput, match="1024 x 768 pixels, over the limit of 300000"):
+        decode_image(body, max_pixels=300_000, min_edge=256)
 
 
 def test_an_image_over_the_pixel_limit_is_refused_before_it_is_decoded() -> None:
