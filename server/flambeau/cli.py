@@ -1,4 +1,4 @@
-"""The `flambeau` command: serve, export, archive, models, migrate.
+"""The `flambeau` command: serve, export, archive, models, tune, migrate.
 
 Each subcommand imports what it needs when it runs, so that `--help` is quick and only exporting
 brings torch in. Errors are one line on stderr and exit code 2; a refused deployment is 1.
@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_export(commands.add_parser("export", help="make an archive of a checkpoint"))
     _add_archive(commands.add_parser("archive", help="make an archive of files, or look into one"))
     _add_models(commands.add_parser("models", help="change what a running server serves"))
+    _add_tune(commands.add_parser("tune", help="find a model's fastest settings under load"))
     _add_migrate(commands.add_parser("migrate", help="check and compare what TorchServe serves"))
     return parser
 
@@ -140,7 +141,13 @@ def _show_archive(args: argparse.Namespace) -> int:
     return 0
 
 
-# migrate
+# tune and migrate
+
+
+def _add_tune(parser: argparse.ArgumentParser) -> None:
+    from flambeau.tuning import command  # noqa: PLC0415
+
+    command.configure(parser)
 
 
 def _add_migrate(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@
     |  |- RequirementsFailed     the packages it asks for cannot be installed
     |  `- UnknownRuntime         it is written for something we do not know
     |- ExportError             whoever exports the model
+    |- TuningError             whoever tunes the model
     |- RequestError            the caller
     |  |- InvalidInput           the body does not fit the model
     |  |- UnsupportedContentType the body is of a kind the handler cannot read
@@ -68,6 +69,10 @@ class UnknownRuntime(ArchiveError):  # noqa: N818
 
 class ExportError(FlambeauError):
     """A model cannot be exported, or the archive does not compute what the model computes."""
+
+
+class TuningError(FlambeauError):
+    """A model cannot be measured under load."""
 
 
 class RequestError(FlambeauError):
