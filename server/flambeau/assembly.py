@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from prometheus_client import disable_created_metrics
 
 from flambeau.api.auth import Guard
 from flambeau.api.operations import Operations
+from flambeau.child import Launch
 from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
 from flambeau.downloads import Downloads
@@ -22,6 +26,7 @@ from flambeau.packages import PackageLoader
 from flambeau.registry import Registry
 from flambeau.services import ServerParts
 from flambeau.store import ModelStore
+from flambeau.templates import Templates
 
 # reads TorchServe's archives as well as ours
 _WORKER_MODULE = "flambeau.torchserve.worker"
@@ -51,8 +56,13 @@ def make_parts(
         default_handler=config.default_service_handler or None,
         install_py_dep_per_model=config.install_py_dep_per_model,
     )
+    host = _host(config, environment, metrics, num_gpus=num_gpus)
+    templates = Templates(
+        Launch(command=(Path(sys.executable), _WORKER_MODULE), environment=host.environment),
+        is_on=config.fork_workers and sys.platform == "linux",
+    )
     registry = Registry(
-        host=_host(config, environment, metrics, num_gpus=num_gpus),
+        host=replace(host, start_process=templates.start_worker),
         metrics=metrics,
         drain_timeout_s=config.drain_timeout_s,
         discard=packages.discard,
@@ -71,6 +81,7 @@ def make_parts(
         operations=operations,
         metrics=metrics,
         guard=Guard(tokens.keys if tokens else None, status_400=config.token_status_400),
+        templates=templates,
     )
 
 

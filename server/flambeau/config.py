@@ -134,6 +134,13 @@ class ServeConfig:
             "TorchServe does"
         ),
     )
+    fork_workers: bool = field(
+        default=True,
+        metadata=_help(
+            "start workers as copies of a process that has imported PyTorch, not by importing it "
+            "each time; on Linux"
+        ),
+    )
     num_gpus: int = field(default=-1, metadata=_help("CUDA devices to use; -1: all there are"))
     job_queue_size: int = field(
         default=100, metadata=_help("requests that may wait per model version")

@@ -21,6 +21,7 @@ from pathlib import Path
 import flambeau
 from flambeau.batch_queue import BatchQueue
 from flambeau.batcher import Batcher, BatchPolicy
+from flambeau.child import StartWorker, start_fresh
 from flambeau.devices import DeviceCycle
 from flambeau.errors import NoWorker
 from flambeau.manifest import Manifest
@@ -94,6 +95,7 @@ class Host:
         max_response_bytes: Largest answer.
         fixed_batch_window: Hold batches back as TorchServe does.
         worker_module: What `python -m` runs as a worker.
+        start_process: Where worker processes come from.
         service_envelope: The envelope around every handler, or None.
         decode_inputs: Whether JSON and text reach handlers decoded.
         limit_max_image_pixels: What handlers read under that name.
@@ -108,6 +110,7 @@ class Host:
     max_response_bytes: int
     fixed_batch_window: bool = False
     worker_module: str = "flambeau.worker"
+    start_process: StartWorker = start_fresh
     service_envelope: str | None = None
     decode_inputs: bool = True
     limit_max_image_pixels: bool = True
@@ -338,6 +341,7 @@ class ModelVersion(SlotObserver):
             load=self._load_message(device=self._device()),
             environment=self._host.environment,
             command=(self.package.python or Path(sys.executable), self._host.worker_module),
+            start_process=self._host.start_process,
             startup_timeout_s=settings.startup_timeout_s,
             response_timeout_s=settings.response_timeout_s,
             max_retry_timeout_s=settings.max_retry_timeout_s,

@@ -1,6 +1,7 @@
 """One worker process, seen from the front: start it, load it, run batches, end it.
 
-The process is `python -m flambeau.worker` in a process group of its own, joined by one socketpair.
+The process has a session of its own and is joined by one socketpair; `child.py` says where it comes
+from.
 Deadlines are kept here, from outside: a worker that misses one is killed with its whole group.
 Retrying and replacing are `ModelVersion`'s business.
 """
@@ -10,14 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from flambeau.channel import WorkerChannel
+from flambeau.child import Child, Launch, StartWorker, describe_exit, start_fresh
 from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerError, WorkerTimeout
 from flambeau.messages import (
     BatchDone,
@@ -33,13 +33,9 @@ from flambeau.messages import (
     ToFront,
 )
 from flambeau.messages import LoadFailed as LoadFailedMessage
-
-Stream: TypeAlias = Literal["stdout", "stderr"]
-OnOutput: TypeAlias = Callable[[Stream, str], None]
+from flambeau.output import OnOutput, Output, Stream
 
 _DIED = "Worker died."  # TorchServe's text
-_MAX_LINE_BYTES = 8192  # longer output lines are logged in pieces
-_LAST_OUTPUT_S = 1.0  # for reading what a worker printed last, once it has ended
 _NUM_LAST_LINES = 5  # of its output, quoted when a worker dies while loading
 _FRAME_OVERHEAD_BYTES = 1 << 20  # headers and message framing beside the answers of one batch
 
@@ -49,7 +45,7 @@ class WorkerProcess:
 
     def __init__(
         self,
-        process: asyncio.subprocess.Process,
+        process: Child,
         channel: WorkerChannel,
         load: LoadModel,
         *,
@@ -67,12 +63,7 @@ class WorkerProcess:
             self._last_lines.append(line)
             on_output(stream, line)
 
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._drains = [
-            asyncio.ensure_future(_drain_output(process.stdout, "stdout", on_line)),
-            asyncio.ensure_future(_drain_output(process.stderr, "stderr", on_line)),
-        ]
+        self._output = Output(process, on_line)
         self._exited = asyncio.ensure_future(self._watch_exit())
         # calls under way by batch id, and those that nobody waits for any more
         self._batch_id = 0
@@ -86,6 +77,7 @@ class WorkerProcess:
         *,
         environment: Mapping[str, str],
         command: tuple[Path, str] = (Path(sys.executable), "flambeau.worker"),
+        start_process: StartWorker = start_fresh,
         response_timeout_s: float,
         on_output: OnOutput,
     ) -> WorkerProcess:
@@ -95,29 +87,14 @@ class WorkerProcess:
             load: What to load, and the limits of every batch to come.
             environment: The worker's whole environment.
             command: The interpreter, and the module it runs.
+            start_process: Where the process comes from.
             response_timeout_s: Longest time one batch may take.
             on_output: Called with each line the process prints.
 
         Raises:
             WorkerDied: The operating system cannot start a process now.
         """
-        ours, theirs = socket.socketpair()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *(str(command[0]), "-m", command[1], "--fd", str(theirs.fileno())),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-                # the archive's files, or the front's folder, must not shadow modules of ours
-                env={**environment, "PYTHONSAFEPATH": "1"},
-            )
-        except OSError as error:
-            ours.close()
-            raise WorkerDied(f"a worker process cannot be started: {error}") from error
-        finally:
-            theirs.close()  # else our side never sees the end of file when the worker dies
+        process, ours = await start_process(Launch(command=command, environment=environment))
         max_frame_bytes = load.max_batch_size * load.max_response_bytes + _FRAME_OVERHEAD_BYTES
         channel = WorkerChannel(max_frame_bytes=max_frame_bytes)
         ours.setblocking(False)  # noqa: FBT003  # socket's own signature
@@ -184,12 +161,12 @@ class WorkerProcess:
                     await self.kill()
                     raise WorkerDied("the worker broke the protocol before it was ready")
 
-    async def run(
+    def run(
         self,
         requests: Sequence[InferenceRequest],
         *,
         on_chunk: Callable[[Chunk], None] = lambda _: None,
-    ) -> BatchDone:
+    ) -> asyncio.Future[BatchDone]:
         """Answer one batch, one result per request and in their order.
 
         Cancelling it tells the worker that nobody waits; only for batch modes that know that.
@@ -198,28 +175,29 @@ class WorkerProcess:
             requests: At most `LoadModel.max_batch_size`.
             on_chunk: Called with parts of answers as they come; each begins the deadline anew.
 
-        Raises:
+        Raises, when awaited:
             WorkerDied: It ended, or broke the protocol, before it answered.
             WorkerTimeout: No answer within `response_timeout_s`; it is killed.
         """
         self._batch_id += 1
         call = _Call(self._batch_id, len(requests), on_chunk, timeout_s=self._response_timeout_s)
+        call.result.add_done_callback(lambda _: self._call_over(call))
         self._calls[call.batch_id] = call
         self._channel.send(RunBatch(batch_id=call.batch_id, requests=list(requests)))
         if not self._channel.is_open:
             call.fail(WorkerDied(_DIED))
-        try:
-            return await call.result
-        except WorkerError:
-            await self.kill()
-            raise
-        except asyncio.CancelledError:
+        return call.result
+
+    def _call_over(self, call: _Call) -> None:
+        """Forget a call; one that failed ends its worker."""
+        call.stop_clock()
+        del self._calls[call.batch_id]
+        if not call.result.cancelled():
+            if call.result.exception() is not None:
+                self._end()
+        elif not call.is_done:
             self._cancelled.add(call.batch_id)
             self._channel.send(CancelBatch(batch_id=call.batch_id))
-            raise
-        finally:
-            call.stop_clock()
-            del self._calls[call.batch_id]
 
     def _received(self, message: ToFront) -> None:
         """Hand a message to the call it belongs to; a worker that says anything else is ended."""
@@ -252,9 +230,12 @@ class WorkerProcess:
 
     async def kill(self) -> None:
         """End the whole process group at once and reap it."""
+        self._end()
+        await asyncio.shield(self._exited)
+
+    def _end(self) -> None:
         self._channel.close()
         _kill_group(self._process.pid)
-        await asyncio.shield(self._exited)
 
     async def _receive(self, deadline_at: float, limit: str) -> ToFront:
         timeout_s = deadline_at - asyncio.get_running_loop().time()
@@ -269,10 +250,7 @@ class WorkerProcess:
         code = await self._process.wait()
         _kill_group(self._process.pid)  # what the handler may have started beside itself
         self._channel.close()
-        # a process that the handler started in a session of its own may hold the pipes open
-        _, endless = await asyncio.wait(self._drains, timeout=_LAST_OUTPUT_S)
-        for drain in endless:
-            drain.cancel()
+        await self._output.finish()
         return code
 
 
@@ -294,11 +272,16 @@ class _Call:
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[BatchDone] = self._loop.create_future()
         self._clock = self._loop.call_later(timeout_s, self._expire)
+        # whether the worker has said its last word about it
+        self.is_done = False
 
     def received(self, message: Chunk | BatchDone) -> bool:
         """Take a message in; False when it does not fit the batch."""
-        if self.result.done():
+        if self.is_done or (self.result.done() and not self.result.cancelled()):
             return False
+        self.is_done = isinstance(message, BatchDone)
+        if self.result.cancelled():
+            return True
         if isinstance(message, BatchDone):
             if len(message.results) != self._num_requests:
                 return False
@@ -325,35 +308,6 @@ class _Call:
                 "restarted"
             )
         )
-
-
-def describe_exit(code: int) -> str:
-    """`exit code 3`, or `killed by SIGSEGV`."""
-    if code >= 0:
-        return f"exit code {code}"
-    try:
-        return f"killed by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"killed by signal {-code}"
-
-
-async def _drain_output(reader: asyncio.StreamReader, stream: Stream, on_output: OnOutput) -> None:
-    """Hand over lines as they come; never lets the worker block on a full pipe."""
-    rest = b""
-    while chunk := await reader.read(1 << 16):
-        *lines, rest = (rest + chunk).split(b"\n")
-        *long, rest = _pieces(rest)
-        pieces = [piece for line in lines for piece in _pieces(line)]
-        for piece in (*pieces, *long):
-            on_output(stream, piece.decode(errors="replace").rstrip("\r"))
-    if rest:
-        on_output(stream, rest.decode(errors="replace"))
-
-
-def _pieces(line: bytes) -> list[bytes]:
-    """A line in pieces that a log record can hold; at least one, which may be empty."""
-    starts = range(0, max(1, len(line)), _MAX_LINE_BYTES)
-    return [line[start : start + _MAX_LINE_BYTES] for start in starts]
 
 
 def _kill_group(pid: int) -> None:

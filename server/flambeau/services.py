@@ -21,6 +21,7 @@ from flambeau.config import ServeConfig
 from flambeau.metrics import Metrics
 from flambeau.packages import PackageLoader
 from flambeau.registry import Registry
+from flambeau.templates import Templates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +34,7 @@ class ServerParts:
     operations: Operations
     metrics: Metrics
     guard: Guard
+    templates: Templates
 
 
 class Service:

@@ -63,6 +63,7 @@ async def serve(
         beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
         listeners = [stack.enter_context(opened) for opened in listeners_of(parts, tokens, beside)]
         stop = stack.enter_context(StopSignal())
+        await stack.enter_async_context(parts.templates)
         await _start([*beside, *listeners])
         on_started({audience: each.url for each in listeners for audience in each.audiences})
         loading = asyncio.ensure_future(

@@ -1,4 +1,4 @@
-"""The worker process: `python -m flambeau.worker --fd N`, started by `process.py`.
+"""The worker process: `python -m flambeau.worker --fd N`, or forked from a template.
 
 Synchronous from end to end: receive a message on the inherited socket, answer it, until the front
 closes the socket. It imports torch, and with it the model's code, only once its death is tied to
@@ -23,7 +23,7 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from flambeau import wire
+from flambeau import template, wire
 from flambeau.errors import FlambeauError, OutOfResources
 from flambeau.failure_text import print_traceback, sendable, text_of
 from flambeau.messages import (
@@ -36,7 +36,7 @@ from flambeau.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from flambeau.instance import ModelInstance
     from flambeau.loading import LoadEntryPoint
@@ -46,20 +46,43 @@ _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 
 def main(
-    arguments: Sequence[str] | None = None, *, load_entry_point: LoadEntryPoint | None = None
+    arguments: Sequence[str] | None = None,
+    *,
+    load_entry_point: LoadEntryPoint | None = None,
+    prepare: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run a worker until the front hangs up.
+    """Run a worker until the front hangs up, or a template.
 
     Args:
         arguments: The command line, without the program's name.
         load_entry_point: How to get from an archive to a function; `loading.load_handler` if None.
+        prepare: Imports what `load_entry_point` needs, for a template.
 
     Returns:
         The exit status: 0, or 1 when the model could not be loaded.
     """
     parser = argparse.ArgumentParser(prog="flambeau.worker")
     parser.add_argument("--fd", type=int, required=True, help="the inherited socket")
-    with socket.socket(fileno=parser.parse_args(arguments).fd) as sock:
+    parser.add_argument(template.FLAG, action="store_true", help="fork workers, do not be one")
+    options = parser.parse_args(arguments)
+    with socket.socket(fileno=options.fd) as sock:
+        if not options.template:
+            return _run(sock, load_entry_point)
+        _tie_to_front(sock)
+
+        def prepare_all() -> None:
+            # they import torch: not before
+            from flambeau import batch_loops, image_handler, instance  # noqa: F401, PLC0415
+
+            prepare()
+
+        return template.serve(
+            sock, prepare=prepare_all, run_worker=lambda own: _run(own, load_entry_point)
+        )
+
+
+def _run(sock: socket.socket, load_entry_point: LoadEntryPoint | None) -> int:
+    with sock:
         _become_worker(sock)
         channel = Channel(sock)
         load = channel.receive()
@@ -112,7 +135,18 @@ class Channel:
 
 
 def _become_worker(sock: socket.socket) -> None:
-    """Tie this process to the front: die with it, and leave signals from the terminal to it."""
+    """Tie this process to the front, and let what it prints come out line by line."""
+    _tie_to_front(sock)
+    for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    logging.basicConfig(
+        stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def _tie_to_front(sock: socket.socket) -> None:
+    """Die with the front, and leave signals from the terminal to it."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     poll = select.poll()
@@ -121,12 +155,6 @@ def _become_worker(sock: socket.socket) -> None:
         os._exit(0)  # the front died before the line above, so no signal will come
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock.set_inheritable(False)  # else a process the handler starts keeps the socket open
-    for stream in (sys.stdout, sys.stderr):
-        assert isinstance(stream, io.TextIOWrapper)
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")
-    logging.basicConfig(
-        stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s"
-    )
 
 
 def _start(

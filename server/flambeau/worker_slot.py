@@ -19,9 +19,11 @@ from enum import Enum
 from pathlib import Path
 
 from flambeau.batcher import Batcher
+from flambeau.child import StartWorker
 from flambeau.errors import LoadFailed, WorkerDied, WorkerError
 from flambeau.messages import Loaded, LoadModel, LoadStage
-from flambeau.process import Stream, WorkerProcess
+from flambeau.output import Stream
+from flambeau.process import WorkerProcess
 
 _log = logging.getLogger(__name__)
 _worker_log = logging.getLogger("flambeau.worker")
@@ -50,6 +52,7 @@ class WorkerSpec:
         load: What it loads, and on which device.
         environment: Its whole environment.
         command: The interpreter, and the module it runs.
+        start_process: Where its processes come from.
         startup_timeout_s: Seconds it may take to be ready.
         response_timeout_s: Seconds one batch may take.
         max_retry_timeout_s: Seconds of failing in a row after which it is given up.
@@ -59,6 +62,7 @@ class WorkerSpec:
     load: LoadModel
     environment: Mapping[str, str]
     command: tuple[Path, str]
+    start_process: StartWorker
     startup_timeout_s: float
     response_timeout_s: float
     max_retry_timeout_s: float
@@ -160,6 +164,7 @@ class WorkerSlot:
             self.spec.load,
             environment=self.spec.environment,
             command=self.spec.command,
+            start_process=self.spec.start_process,
             response_timeout_s=self.spec.response_timeout_s,
             on_output=self._on_output,
         )

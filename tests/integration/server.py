@@ -28,6 +28,8 @@ from typing import IO, Any, TypeAlias, TypeVar
 import httpx
 import psutil
 
+from flambeau.template import FLAG as TEMPLATE_FLAG
+
 T = TypeVar("T")
 JSON: TypeAlias = dict[str, Any]
 
@@ -177,8 +179,13 @@ class Server:
         return dict(json.loads(self.stderr.wait(lambda line: wanted(json.loads(line)))))
 
     def processes(self) -> list[psutil.Process]:
-        """Everything that runs because of this server: workers, what they started, itself."""
+        """All that runs because of this server: itself, its template, its workers and theirs."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def workers(self) -> list[psutil.Process]:
+        """Its workers and what they started."""
+        with_template = [each for each in self.processes() if each.pid != self.process.pid]
+        return [process for process in with_template if not _is_template(process)]
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
@@ -232,6 +239,13 @@ class Server:
             client.close()
         self.stdout.wait_closed()
         self.stderr.wait_closed()
+
+
+def _is_template(process: psutil.Process) -> bool:
+    try:
+        return TEMPLATE_FLAG in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

@@ -138,7 +138,7 @@ def test_a_deployment_tells_its_steps_in_order(swap: Swap) -> None:
 
 def test_the_old_version_is_gone_after_a_swap(server: Server, swap: Swap) -> None:
     assert server.predict("echo", json={}, version="1.0").status_code == 404
-    assert len(server.processes()) == 2
+    assert len(server.workers()) == 1
 
 
 _REASONS = {

@@ -10,9 +10,10 @@ import psutil
 import pytest
 
 from flambeau.archive import unpack
+from flambeau.child import describe_exit
 from flambeau.errors import LoadFailed, WorkerDied, WorkerTimeout
 from flambeau.messages import LoadModel, LoadStage, Reply
-from flambeau.process import WorkerProcess, describe_exit
+from flambeau.process import WorkerProcess
 from flambeau.testing import make_archive, make_request
 
 ECHO = """
@@ -138,7 +139,7 @@ def test_a_worker_that_misses_its_deadline_is_killed(tmp_path: Path) -> None:
         await ready(process)
         with pytest.raises(WorkerTimeout, match=r"response_timeout 0\.2 s"):
             await ask(process, b"hang")
-        assert not psutil.pid_exists(process.pid)
+        assert await process.wait_exited() == "killed by SIGKILL"
 
     run(story)
 

@@ -39,5 +39,10 @@ def wants_upstream(load: LoadModel) -> bool:
     return read_model_yaml(Path(load.model_dir), config_file).get("runner") == _UPSTREAM
 
 
+def prepare() -> None:
+    """Import what most of these archives need."""
+    import flambeau.torchserve.loading  # noqa: F401, PLC0415  # as above
+
+
 if __name__ == "__main__":
-    sys.exit(worker.main(load_entry_point=load_entry_point))
+    sys.exit(worker.main(load_entry_point=load_entry_point, prepare=prepare))
