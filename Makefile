@@ -22,10 +22,10 @@ CONFIG := training/configs/digits_lenet.toml
 CHECKPOINT := runs/digits_lenet/checkpoints/best.pt
 ARCHIVE := model_store/digits-1.0.mar
 
-.PHONY: help install demo test check conformance serve train bench fmt lint type test-gpu cov docs image protos pins clean
+.PHONY: help install demo test check conformance serve train bench bench-peers fmt lint type test-gpu cov docs image protos pins clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(READY) ## Make .venv and install Flambeau with everything developers need
 
@@ -84,6 +84,10 @@ serve: $(ARCHIVE) ## Serve the digits model; trains and exports it first when it
 bench: install ## Measure training, serving and hot swaps; writes docs/benchmarks.md
 	@command -v wrk >/dev/null || { [[ $$EUID -eq 0 ]] && apt-get install --yes wrk; } || true
 	$(PY) -m benchmarks.run $(ARGS)
+
+bench-peers: install ## Measure Flambeau beside other servers; ARGS='--quick' or '--resume'
+	@command -v wrk >/dev/null || { [[ $$EUID -eq 0 ]] && apt-get install --yes wrk; } || true
+	$(PY) -m benchmarks.peers.run $(ARGS)
 
 image: ## Build the container image; TORCH_VARIANT=cpu or cu130
 	docker build --build-arg TORCH_VARIANT=$(TORCH_VARIANT) --tag flambeau:$(TORCH_VARIANT) .

@@ -7,8 +7,12 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.figures import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SCRIPT = Path(__file__).with_name("load.lua")
 
@@ -31,8 +35,15 @@ def find_wrk() -> str:
     return path
 
 
-def measure(url: str, *, body: Path, connections: int, seconds: float) -> Load:
-    """Post `body` to `url` over so many connections, from one thread.
+def measure(
+    url: str,
+    *,
+    body: Path | Sequence[Path],
+    connections: int,
+    seconds: float,
+    content_type: str = "application/octet-stream",
+) -> Load:
+    """Post `body` to `url` over so many connections, from one thread; several bodies in turn.
 
     Raises:
         LoadGeneratorMissingError: There is no `wrk`.
@@ -43,9 +54,11 @@ def measure(url: str, *, body: Path, connections: int, seconds: float) -> Load:
         *("--duration", f"{max(1, round(seconds))}s", "--timeout", "10s"),
         *("--script", str(SCRIPT), url),
     ]
+    bodies = [body] if isinstance(body, Path) else body
+    named = {"BODY_FILES": "\n".join(map(str, bodies)), "CONTENT_TYPE": content_type}
     done = subprocess.run(
         command,
-        env={**os.environ, "BODY_FILE": str(body)},
+        env={**os.environ, **named},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
