@@ -18,7 +18,7 @@ from flambeau.batch_rules import Hold
 T = TypeVar("T", bound=Hashable)
 
 _TICK_S = 0.0005  # timers may be early by half of their millisecond
-_CAUTION = 1.1  # of what a batch is expected to cost, where somebody else could have its place
+_CAUTION = 1.2  # of what a batch is expected to cost, where somebody else could have its place
 
 
 class BatchQueue(Generic[T]):
@@ -151,7 +151,7 @@ class BatchQueue(Generic[T]):
         for item, arrived_at in self._arrived_at.items():
             if num_left > 1:
                 size = self._largest_batch(min(num_left, self.max_batch_size))
-                cost_s = _CAUTION * self._cost.expected_s(size)
+                cost_s = _CAUTION * self._cost.seen_s(size)
             else:
                 cost_s = self._cost.at_least_s(1)
             if arrived_at + self.timeout_s >= now + cost_s:
@@ -227,7 +227,7 @@ class BatchQueue(Generic[T]):
 
     def _largest_batch(self, size: int) -> int:
         """`size`, or as many as are answered in half the time there is: the next wait for them."""
-        while size > 1 and self._cost.expected_s(size) > self.timeout_s / 2:
+        while size > 1 and self._cost.seen_s(size) > self.timeout_s / 2:
             size -= 1
         return size
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from flambeau.batch_company import WINDOWS_S, Company
 from flambeau.batch_cost import BatchCost
 
+_WAITED = 0.6  # of a window passes on average until those expected in it have come
 _MIN_RETURN = 3.0  # times its own length that a wait must save of the worker's time
 _MIN_GAIN = 0.1  # share of what it costs those waiting to be answered that must be gained
 _AT_ONCE = 1.3  # those of twice the window, over those of the window, where few come late
@@ -49,10 +50,10 @@ def best_hold(
 ) -> Hold | None:
     """The wait that gains most for all, None where beginning at once is as good.
 
-    The gain of a window is in seconds of waiting, summed over requests: those who come in it need
-    not wait for a batch to end, those who wait already lose the window and what company adds to
-    their batch. If those who come within it come almost at once and then nobody (clients who were
-    just answered), the time saved is also everybody's next time, as they will all come back.
+    The gain is in seconds, summed over requests: those who come in a window save the batch they
+    would have waited for, those who wait already lose the time until they come and what they add to
+    the batch. Where nearly all come at once and then nobody (clients who were just answered), all
+    will come back, and so gain the worker's time that was saved.
 
     Args:
         num_waiting: Requests that the last idle worker could begin with, below `max_batch_size`.
@@ -78,9 +79,10 @@ def best_hold(
         saved_s = alone_s + later_s - joint_s
         if saved_s < _MIN_RETURN * window_s:
             continue
-        gain = num_more * (saved_s - window_s) - num_waiting * (window_s + joint_s - alone_s)
+        wait_s = _WAITED * window_s
+        gain = num_more * (saved_s - wait_s) - num_waiting * (wait_s + joint_s - alone_s)
         if place + 1 < len(WINDOWS_S) and expected[place + 1] < _AT_ONCE * expected[place]:
-            gain += size * (saved_s - window_s)
+            gain += size * (saved_s - wait_s)
         if gain > most:
             best, most = Hold(now + window_s, size), gain
     return best
@@ -92,8 +94,10 @@ def share(num_waiting: int, *, num_free: int, max_batch_size: int, cost: BatchCo
     Each further batch costs its fixed part once more: there are as many as the cost of the requests
     themselves outweighs it, so that cheap requests leave a worker for those who come next.
     """
-    own_s = cost.per_item_s * num_waiting
     num_batches = 1
-    if num_free > 1 and own_s > cost.fixed_s:
-        num_batches = int(min(num_free, num_waiting, own_s / max(cost.fixed_s, 1e-9)))
+    if num_free > 1:
+        fixed_s, per_item_s = cost.line()
+        own_s = per_item_s * num_waiting
+        if own_s > fixed_s:
+            num_batches = int(min(num_free, num_waiting, own_s / max(fixed_s, 1e-9)))
     return min(-(-num_waiting // num_batches), max_batch_size)

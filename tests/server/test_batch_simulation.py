@@ -168,9 +168,7 @@ class Simulation:
             since = self._idle_since
             self.outcome.idle_waits_s.append(0.0 if since is None else now - since)
             self._idle_since = None
-            seconds = self.load.cost_s(len(batch)) * self._random.lognormvariate(
-                0, self.load.noise
-            )
+            seconds = self.load.cost_s(len(batch)) * self._random.lognormvariate(0, self.load.noise)
             self._plan(now + seconds, Event.ANSWER, (worker, batch, seconds))
         due_at = self.queue.due_at() if self._free else None
         if due_at is None:
@@ -248,3 +246,94 @@ def test_waiting_never_costs_much(load: Load) -> None:
     assert not load.arrivals_at or len(waiting.latencies_s) == min(
         len(load.arrivals_at), load.num_requests
     )
+
+
+@pytest.mark.parametrize(
+    ("load", "gain"),
+    [
+        (Load(cost_s=NEARLY_FIXED, num_clients=2), 1.6),
+        (Load(cost_s=NEARLY_FIXED, num_clients=16, num_requests=2000), 1.3),
+        (Load(cost_s=NEARLY_FIXED, num_clients=16, num_workers=2), 1.15),
+        (Load(cost_s=GPU, num_clients=2), 1.4),
+        (Load(cost_s=GPU, num_clients=16, num_workers=2), 1.15),
+    ],
+)
+def test_clients_that_come_back_at_once_are_waited_for(load: Load, gain: float) -> None:
+    assert run(load).throughput >= gain * run_greedy(load).throughput
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_bursts_are_waited_for(num_workers: int) -> None:
+    arrivals_at = bursts(0.05, size=12, within_s=0.002)
+    load = Load(cost_s=NEARLY_FIXED, num_workers=num_workers, arrivals_at=arrivals_at)
+    assert run(load).mean_s <= 0.9 * run_greedy(load).mean_s
+
+
+@pytest.mark.parametrize("cost_s", [NEARLY_FIXED, GPU, CPU, TINY])
+def test_a_client_alone_never_waits(cost_s: Cost) -> None:
+    outcome = run(Load(cost_s=cost_s, num_clients=1, num_requests=300, noise=0.0))
+    assert outcome.latencies_s == pytest.approx([cost_s(1)] * 300)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_saturated_worker_gets_full_batches_and_no_rest(num_workers: int) -> None:
+    load = Load(cost_s=GPU, num_workers=num_workers, num_clients=128, num_requests=3000, noise=0)
+    outcome = run(load)
+    assert set(outcome.sizes[10:]) == {MAX_BATCH_SIZE}
+    best = num_workers * MAX_BATCH_SIZE / GPU(MAX_BATCH_SIZE)
+    assert outcome.throughput >= 0.97 * best
+
+
+@pytest.mark.parametrize("max_delay_s", [0.002, 0.02])
+def test_no_batch_is_held_longer_than_the_delay(max_delay_s: float) -> None:
+    held = 0
+    for load in LOADS.values():
+        waits_s = run(replace(load, max_delay_s=max_delay_s)).idle_waits_s
+        assert max(waits_s) <= max_delay_s + 0.001  # timers count milliseconds
+        held += sum(wait_s > 0 for wait_s in waits_s)
+    assert held > 100
+
+
+def in_time(outcome: Outcome, load: Load) -> int:
+    return sum(latency_s <= load.timeout_s for latency_s in outcome.latencies_s)
+
+
+@pytest.mark.parametrize("cost_s", [GPU, CPU])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_too_many_requests_do_not_make_all_answers_late(cost_s: Cost, num_workers: int) -> None:
+    capacity_hz = num_workers * MAX_BATCH_SIZE / cost_s(MAX_BATCH_SIZE)
+    timeout_s = 10 * cost_s(1)
+    load = Load(
+        cost_s=cost_s,
+        num_workers=num_workers,
+        arrivals_at=poisson(2 * capacity_hz, num=2000),
+        num_requests=2000,
+        timeout_s=timeout_s,
+    )
+    outcome = run(load)
+    assert in_time(outcome, load) >= 0.9 * 1000  # half of all is what the workers can do
+    assert in_time(outcome, load) >= 0.95 * len(outcome.taken)
+    seen = outcome.taken + outcome.refused + outcome.late
+    assert sorted(seen) == list(range(2000))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_nobody_is_refused_who_can_be_answered_in_time(num_workers: int) -> None:
+    rate_hz = 0.5 * num_workers * MAX_BATCH_SIZE / GPU(MAX_BATCH_SIZE)
+    load = Load(
+        cost_s=GPU, num_workers=num_workers, arrivals_at=poisson(rate_hz), timeout_s=4 * GPU(1)
+    )
+    assert in_time(run(load), load) == 1000
+
+
+def test_a_model_that_was_slow_at_first_is_tried_again() -> None:
+    runs = itertools.count()
+
+    def cost_s(size: int) -> float:
+        return 1.0 if next(runs) < 5 else GPU(size)
+
+    load = Load(cost_s=cost_s, arrivals_at=poisson(200, num=3000), num_requests=3000, timeout_s=0.1)
+    simulation = Simulation(load, max_delay_s=MAX_DELAY_S)
+    outcome = simulation.run()
+    given_up = sorted(outcome.refused + outcome.late)
+    assert all(item < 1500 for item in given_up)
