@@ -65,6 +65,103 @@ def test_what_is_put_back_comes_first_and_alone() -> None:
     assert waiting.take(now=1.0) == [3, 4]
 
 
+def learned(*, cost_s: float, timeout_s: float = 0.0, batch: int = 4) -> BatchQueue[int]:
+    """A queue that knows what batches cost, whatever their size."""
+    waiting: BatchQueue[int] = BatchQueue(
+        max_size=100, max_batch_size=batch, max_delay_s=0.1, timeout_s=timeout_s
+    )
+    for size in (1, batch) * 3:
+        waiting.answered_batch("w", size=size, seconds=cost_s)
+    return waiting
+
+
+def meet(waiting: BatchQueue[int], *, num: int) -> None:
+    """Moments at which a second request came right after the first."""
+    for moment in range(num):
+        waiting.put(-1, now=float(moment))
+        if waiting.take(now=float(moment)):
+            waiting.put(-2, now=moment + 0.0005)
+            assert waiting.take(now=moment + 0.5, num_free=2) == [-2]
+        else:
+            waiting.put(-2, now=moment + 0.0005)
+            assert waiting.take(now=moment + 0.0005) == [-1, -2]
+
+
+def test_the_last_idle_worker_waits_for_those_who_come_at_once() -> None:
+    waiting = learned(cost_s=0.02)
+    meet(waiting, num=50)
+    waiting.put(1, now=60.0)
+    assert waiting.take(now=60.0) == []
+    assert waiting.due_at() == 60.001
+    waiting.put(2, now=60.0005)
+    assert waiting.take(now=60.0005) == [1, 2]
+
+
+def test_who_does_not_come_is_not_waited_for_longer() -> None:
+    waiting = learned(cost_s=0.02)
+    meet(waiting, num=50)
+    waiting.put(1, now=60.0)
+    assert waiting.take(now=60.0) == []
+    assert waiting.take(now=60.001) == [1]
+
+
+def test_with_another_worker_idle_nobody_waits() -> None:
+    waiting = learned(cost_s=0.02)
+    meet(waiting, num=50)
+    waiting.put(1, now=60.0)
+    assert waiting.take(now=60.0, num_free=2) == [1]
+
+
+def test_a_batch_that_lost_all_its_requests_is_not_waited_for() -> None:
+    waiting = learned(cost_s=0.02)
+    meet(waiting, num=50)
+    waiting.put(1, now=60.0)
+    assert waiting.take(now=60.0) == []
+    assert waiting.discard(1)
+    assert waiting.due_at() is None
+
+
+def test_a_request_that_others_leave_no_time_for_is_too_late() -> None:
+    waiting = learned(cost_s=1.0, timeout_s=2.5)
+    assert not waiting.is_too_late(now=10.0, num_workers=1)
+    waiting.put(1, now=10.0)
+    assert waiting.take(now=10.0, worker="w") == [1]
+    assert not waiting.is_too_late(now=10.0, num_workers=1)
+    for item in range(2, 6):
+        waiting.put(item, now=10.0)
+    assert waiting.is_too_late(now=10.0, num_workers=1)  # 1 s for each of two batches, and its own
+    assert not waiting.is_too_late(now=10.0, num_workers=2)
+    assert not waiting.is_too_late(now=10.8, num_workers=1)
+    waiting.worker_gone("w")
+    assert not waiting.is_too_late(now=10.0, num_workers=1)
+
+
+def test_a_request_whose_time_is_over_before_its_batch_would_be_is_not_computed() -> None:
+    waiting = learned(cost_s=1.0, timeout_s=3.0)
+    waiting.put(1, now=10.0)
+    waiting.put(2, now=11.5)
+    assert waiting.take_late(now=11.5) == []
+    assert waiting.take_late(now=12.0) == [1]
+    assert waiting.take(now=12.0) == [2]
+
+
+def test_a_model_too_slow_for_its_deadline_is_still_asked() -> None:
+    waiting = learned(cost_s=5.0, timeout_s=1.0)
+    assert not waiting.is_too_late(now=10.0, num_workers=1)
+    waiting.put(1, now=10.0)
+    assert waiting.take_late(now=10.0) == []
+    assert waiting.take(now=10.0) == [1]
+
+
+def test_batches_are_short_enough_for_those_who_come_meanwhile() -> None:
+    waiting: BatchQueue[int] = BatchQueue(max_size=100, max_batch_size=8, timeout_s=1.0)
+    for size in range(1, 9):
+        waiting.answered_batch("w", size=size, seconds=0.1 * size)
+    for item in range(8):
+        waiting.put(item, now=10.0)
+    assert len(waiting.take(now=10.0)) == 5
+
+
 @given(
     arrivals=st.lists(st.floats(0, 10), max_size=50).map(sorted),
     batch=st.integers(1, 8),
@@ -85,3 +182,33 @@ def test_every_request_leaves_once_in_order_and_in_time(
         assert due_at <= arrivals[oldest] + hold_s
         left += waiting.take(now=max(due_at, arrivals[-1]))
     assert left == list(range(len(arrivals)))
+
+
+@given(steps=st.lists(st.integers(0, 5), max_size=200), timeout_s=st.sampled_from([0.0, 0.05]))
+def test_whatever_happens_every_request_leaves_once_and_in_order(
+    steps: list[int], timeout_s: float
+) -> None:
+    waiting: BatchQueue[int] = BatchQueue(
+        max_size=1000, max_batch_size=4, max_delay_s=0.01, timeout_s=timeout_s
+    )
+    now, num_put, left, taken, running = 0.0, 0, set[int](), list[int](), list[int]()
+    for step in steps:
+        now += step / 1000
+        if step < 3:
+            waiting.put(num_put, now=now)
+            num_put += 1
+        elif step == 3 and waiting.discard(num_put - 1):
+            left.add(num_put - 1)
+        elif running:
+            waiting.answered_batch("w", size=running.pop(), seconds=0.004)
+        else:
+            left.update(waiting.take_late(now=now))
+            batch = waiting.take(now=now, worker="w", num_free=step - 3)
+            taken += batch
+            if batch:
+                running.append(len(batch))
+            assert len(batch) <= 4
+    taken += waiting.take_all()
+    assert taken == sorted(taken)
+    assert left.isdisjoint(taken)
+    assert len(left) + len(taken) == num_put

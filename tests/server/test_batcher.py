@@ -264,6 +264,53 @@ def test_a_request_past_its_deadline_is_answered_so() -> None:
     asyncio.run(story())
 
 
+def queue_that_knows(cost_s: float, *, timeout_s: float) -> BatchQueue[PendingRequest]:
+    """A queue that has seen single requests take so long."""
+    queue: BatchQueue[PendingRequest] = BatchQueue(
+        max_size=100, max_batch_size=4, timeout_s=timeout_s
+    )
+    for _ in range(3):
+        queue.answered_batch("a worker", size=1, seconds=cost_s)
+    return queue
+
+
+def test_a_request_that_cannot_make_its_deadline_is_refused_at_once() -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        policy = BatchPolicy(label='Model "m"', client_timeout_s=150.0)
+        queue = queue_that_knows(100.0, timeout_s=150.0)
+        batcher = Batcher(queue, policy, observer=Observed(), loop=loop)
+        worker = FakeWorker(held=True)
+        batcher.add(worker)
+        running = batcher.submit(make_request())
+        await settle()
+        with pytest.raises(DeadlineExceeded, match="cannot answer within clientTimeoutInMills"):
+            batcher.submit(make_request())
+        worker.answer_next()
+        await running.reply
+        await settle()
+        batcher.submit(make_request()).abandon()
+
+    asyncio.run(story())
+
+
+def test_a_request_whose_batch_would_be_too_late_is_not_computed() -> None:
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        policy = BatchPolicy(label='Model "m"', client_timeout_s=100.0)
+        queue = queue_that_knows(90.0, timeout_s=100.0)
+        batcher = Batcher(queue, policy, observer=Observed(), loop=loop)
+        first, last = batcher.submit(make_request(b"1")), batcher.submit(make_request(b"2"))
+        worker = FakeWorker()
+        batcher.add(worker)  # together they would hardly make it, the last one alone will
+        with pytest.raises(DeadlineExceeded, match="cannot answer within clientTimeoutInMills"):
+            await first.reply
+        assert body(await last.reply) == b"2"
+        assert [len(batch) for batch in worker.batches] == [1]
+
+    asyncio.run(story())
+
+
 def test_with_a_job_ticket_nothing_waits_for_a_busy_worker() -> None:
     async def story() -> None:
         policy = BatchPolicy(label='Model "m"', needs_free_worker=True)
