@@ -42,8 +42,18 @@ def measure(
     connections: int,
     seconds: float,
     content_type: str = "application/octet-stream",
+    to_last_answer: bool = False,
 ) -> Load:
-    """Post `body` to `url` over so many connections, from one thread; several bodies in turn.
+    """Post `body` to `url` over so many connections, from one thread.
+
+    Args:
+        url: Of the server.
+        body: A file; several are sent in turn.
+        connections: Each sends its next request when the answer is there.
+        seconds: How long; `wrk` takes whole ones, 1 or more.
+        content_type: Of the bodies.
+        to_last_answer: Count the time up to the last answer, and no further: else a batch that is
+            not answered at the end is lost, which matters when there are few.
 
     Raises:
         LoadGeneratorMissingError: There is no `wrk`.
@@ -56,6 +66,8 @@ def measure(
     ]
     bodies = [body] if isinstance(body, Path) else body
     named = {"BODY_FILES": "\n".join(map(str, bodies)), "CONTENT_TYPE": content_type}
+    if to_last_answer:
+        named["TO_LAST_ANSWER"] = "1"
     done = subprocess.run(
         command,
         env={**os.environ, **named},

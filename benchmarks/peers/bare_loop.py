@@ -137,7 +137,7 @@ class _ChannelsLast:
 
 @torch.inference_mode()
 def _loop(run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, seconds: float) -> Bare:
-    for _ in range(4):  # the profiler's runs
+    for _ in range(2):  # TorchScript profiles in the first and optimises in the second
         run(x)
     durations_s: list[float] = []
     started_at = now = time.perf_counter()

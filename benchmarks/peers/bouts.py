@@ -10,6 +10,7 @@ import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,6 @@ from flambeau.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from benchmarks.figures import Load
     from benchmarks.peers.bare_loop import BareLoop
     from benchmarks.peers.plan import Bout, Entry, Plan
     from benchmarks.peers.results import Results
@@ -129,13 +129,20 @@ def _turn(
 ) -> list[Timed]:
     """All measurements of one server in one round."""
     entry, server = contestant.entry, contestant.server
+    ask = partial(
+        load.measure,
+        server.launch.url,
+        body=prepared.bodies,
+        content_type=prepared.content_type,
+        to_last_answer=bout.work.is_slow,
+    )
     found: list[Timed] = []
     server.thaw()
     try:
-        _load(server, prepared, connections=max(entry.connections), seconds=plan.warm_up_s)
+        ask(connections=max(entry.connections), seconds=plan.warm_up_s)
         for connections in entry.connections:
             before_s = server.cpu_s()
-            loaded = _load(server, prepared, connections=connections, seconds=plan.round_s)
+            loaded = ask(connections=connections, seconds=plan.seconds_of(bout.work))
             cpu_s = server.cpu_s() - before_s
             found.append(
                 Timed(
@@ -154,16 +161,6 @@ def _turn(
     finally:
         server.freeze()
     return found
-
-
-def _load(server: RunningPeer, prepared: Prepared, *, connections: int, seconds: float) -> Load:
-    return load.measure(
-        server.launch.url,
-        body=prepared.bodies,
-        connections=connections,
-        seconds=seconds,
-        content_type=prepared.content_type,
-    )
 
 
 @contextmanager

@@ -32,9 +32,10 @@ computes at most {max_batch_size} requests at a time with {num_threads} thread{p
 makes of the program after loading it is part of what is compared.
 
 Clients and servers share the machine. `wrk` asks from one thread; each measurement takes
-{round_s:g} s after a warm-up. All servers of a work are started, then measured by turns in
-{num_rounds} rounds; the others are stopped meanwhile, with SIGSTOP. Figures are medians over the
-rounds, lowest and highest in brackets. A figure counts only if no request failed.
+{round_s:g} s after a warm-up, with ResNet-18 twice that, up to the last answer. All servers of a
+work are started, then measured by turns in {num_rounds} rounds; the others are stopped meanwhile,
+with SIGSTOP. Figures are medians over the rounds, lowest and highest in brackets. A figure counts
+only if no request failed.
 """
 
 TUNING: Final = """\
@@ -154,8 +155,9 @@ def entries(work: str, results: Results) -> list[tuple[int, str, Variant]]:
 def _row(measured: Sequence[Timed], results: Results) -> tuple[str, ...]:
     first = measured[0]
     num_errors = sum(each.load.num_errors for each in measured)
-    if num_errors:
-        return (f"{num_errors} errors, does not count", "", "", "", "")
+    if num_errors or not all(each.load.num_requests for each in measured):
+        what = f"{num_errors} errors" if num_errors else "no answer in a round"
+        return (f"{what}, does not count", "", "", "", "")
     rates = [each.load.requests_per_s for each in measured]
     rate = median(rates)
     ours = results.median_rate(first.work, OURS, first.load.connections)

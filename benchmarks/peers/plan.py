@@ -68,7 +68,7 @@ class Plan:
 
     Attributes:
         num_rounds: Each measures everything once.
-        round_s: Seconds of each measurement; wrk takes whole ones.
+        round_s: Seconds of each measurement, and twice that of slow works; wrk takes whole ones.
         warm_up_s: Before those of one server in one round.
         works: Names.
         peers: Names; Flambeau's is always among them.
@@ -81,6 +81,10 @@ class Plan:
     works: tuple[str, ...] = tuple(RIVALS)
     peers: tuple[str, ...] = tuple(PEERS)
     starts: bool = True
+
+    def seconds_of(self, work: Work) -> int:
+        """Of each measurement of a work."""
+        return self.round_s * (2 if work.is_slow else 1)
 
     def bouts(self) -> list[Bout]:
         """In the order of the works."""

@@ -107,7 +107,7 @@ class Results:
     Attributes:
         measured_on: `YYYY-MM-DD`.
         num_rounds: That were wanted.
-        round_s: Seconds of each measurement.
+        round_s: Seconds of each measurement, and half of those of slow works.
         num_threads: Of one operation of the model, in every server and in the loop.
         max_batch_size: In every server.
     """
@@ -132,14 +132,15 @@ class Results:
     def loads(
         self, work: str, peer: str, connections: int, variant: Variant = Variant.TUNED
     ) -> list[Load]:
-        """One per round, those without errors; empty when any round had errors."""
+        """One per round; empty when any round had errors, or no answers."""
         found = [
             each.load
             for each in self.timed
             if (each.work, each.peer, each.variant) == (work, peer, variant)
             and each.load.connections == connections
         ]
-        return [] if any(load.num_errors for load in found) else found
+        is_whole = all(load.num_requests and not load.num_errors for load in found)
+        return found if is_whole else []
 
     def median_rate(
         self, work: str, peer: str, connections: int, variant: Variant = Variant.TUNED

@@ -78,12 +78,14 @@ class Work:
         title: What is served, in a line.
         connections: How many clients ask at a time, one measurement each.
         prepare: Makes it all in a directory.
+        is_slow: Whether a batch takes a good part of a second, so that few are answered.
     """
 
     name: str
     title: str
     connections: tuple[int, ...]
     prepare: Callable[[Path], Prepared]
+    is_slow: bool = False
 
 
 def lenet_raw(directory: Path) -> Prepared:
@@ -191,12 +193,14 @@ WORKS: Final = (
         title="ResNet-18, 600 KB of raw float32",
         connections=(8, 16),
         prepare=resnet_raw,
+        is_slow=True,
     ),
     Work(
         name="W4",
         title="photos, JPEG files of 100 KB to ResNet-18's five best labels",
         connections=(16,),
         prepare=resnet_photos,
+        is_slow=True,
     ),
     Work(
         name="W5",
