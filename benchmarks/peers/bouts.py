@@ -6,6 +6,7 @@ slow minute of the machine hits all alike. Each round begins with another server
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack, contextmanager
@@ -68,7 +69,14 @@ def measure(
             first = number % max(1, len(contestants))
             for contestant in contestants[first:] + contestants[:first]:
                 if _missing(results, bout, contestant.entry, number):
-                    results.timed += _turn(contestant, bout, prepared, plan, number=number)
+                    try:
+                        results.timed += _turn(contestant, bout, prepared, plan, number=number)
+                    except subprocess.CalledProcessError:  # wrk could not connect
+                        contestants.remove(contestant)
+                        reason = (
+                            f"failed under load; its last lines:\n{contestant.server.log_tail()}"
+                        )
+                        _leave(contestant.entry, bout, results, reason=reason)
                     save()
 
 
@@ -81,11 +89,7 @@ def _enter(
 ) -> Contestant | None:
     """Start it and ask for all answers; None, and a line in the results, when it cannot."""
     _say(f"{bout.work.name}: starting {entry.name}")
-    results.absences[:] = [
-        each
-        for each in results.absences
-        if (each.work, each.peer, each.variant) != (bout.work.name, entry.peer, entry.variant)
-    ]
+    results.forget_absence(bout.work.name, entry.peer, entry.variant)
     with ExitStack() as own:
         try:
             server = own.enter_context(started(entry.peer, prepared, variant=entry.variant))
@@ -93,19 +97,23 @@ def _enter(
             gate.wait_answering(server, prepared, only_top=only_top)
             gate.check(server, prepared, only_top=only_top)
         except (PeerFailedError, EnvironmentMissingError, ConfigError) as error:
-            _say(f"{bout.work.name}: {entry.name} takes no part: {error}")
-            results.absences.append(
-                Absence(
-                    work=bout.work.name,
-                    peer=entry.peer,
-                    variant=entry.variant,
-                    reason=str(error).partition("; its last lines")[0],
-                )
-            )
+            _leave(entry, bout, results, reason=str(error))
             return None
         server.freeze()
         stack.push(own.pop_all())
     return Contestant(entry=entry, server=server)
+
+
+def _leave(entry: Entry, bout: Bout, results: Results, *, reason: str) -> None:
+    _say(f"{bout.work.name}: {entry.name} takes no part: {reason}")
+    results.add_absence(
+        Absence(
+            work=bout.work.name,
+            peer=entry.peer,
+            variant=entry.variant,
+            reason=reason.partition("; its last lines")[0],
+        )
+    )
 
 
 @contextmanager

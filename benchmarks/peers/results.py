@@ -125,6 +125,16 @@ class Results:
     starts: list[Start] = field(default_factory=list[Start])
     scalings: list[Scaling] = field(default_factory=list[Scaling])
 
+    def add_absence(self, absence: Absence) -> None:
+        """Note it in place of an earlier one of the same."""
+        self.forget_absence(absence.work, absence.peer, absence.variant)
+        self.absences.append(absence)
+
+    def forget_absence(self, work: str, peer: str, variant: Variant) -> None:
+        """It takes part now."""
+        gone = (work, peer, variant)
+        self.absences = [x for x in self.absences if (x.work, x.peer, x.variant) != gone]
+
     def title_of(self, peer: str) -> str:
         """As people write it; the name itself of one that did not take part."""
         return next((each.title for each in self.subjects if each.name == peer), peer)

@@ -110,13 +110,14 @@ def _add_subjects(plan: Plan, results: Results) -> None:
     """Install what is not installed, and note the versions."""
     for name in plan.peers:
         peer = PEERS[name]
-        results.subjects[:] = [each for each in results.subjects if each.name != name]
+        results.subjects = [each for each in results.subjects if each.name != name]
+        results.forget_absence("all", name, Variant.TUNED)
         try:
             print(f"... {peer.title}: looking for its environment", file=sys.stderr, flush=True)
             version = peer.version(peer.interpreter())
         except (EnvironmentMissingError, ConfigError, subprocess.CalledProcessError) as error:
             print(f"... {peer.title} takes no part: {error}", file=sys.stderr)
-            results.absences.append(
+            results.add_absence(
                 Absence(work="all", peer=name, variant=Variant.TUNED, reason=str(error))
             )
             continue

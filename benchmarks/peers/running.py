@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.peers.peer import Launch
 
 MARK: Final = "FLAMBEAU_BENCHMARKED"
-STOP_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 3.0  # nobody waits for an answer any more
 
 
 class PeerFailedError(RuntimeError):

@@ -60,7 +60,7 @@ def _attempt(
         step(peer, prepared, results, number)
     except (PeerFailedError, httpx.HTTPError) as error:
         _say(f"{prepared.name}: {peer}: {error}")
-        results.absences.append(
+        results.add_absence(
             Absence(work="start", peer=peer, variant=Variant.TUNED, reason=str(error))
         )
 
