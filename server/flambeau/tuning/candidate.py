@@ -32,33 +32,34 @@ class Candidate:
         threads: Per worker; 0 lets the server share out the CPUs.
         batch_size: 1 or more.
         max_delay_ms: 0 or more.
-        level: None leaves the archive's, or the server's default.
+        level: What may be done to the model to make it faster.
     """
 
     workers: int
     threads: int = 0
     batch_size: int = 1
     max_delay_ms: int = 0
-    level: Level | None = None
+    level: Level = Level.SAFE
 
     @classmethod
     def of_yaml(cls, document: Mapping[str, Any], *, default_workers: int) -> Candidate:
         """What an archive's YAML stands for at present."""
         settings = ModelSettings().with_yaml(document)
         level = document.get("optimize")
+        level = Level.OFF.value if level is False else level  # as YAML 1.1 reads `off`
         known = {each.value: each for each in Level}
         return cls(
             workers=settings.min_workers or default_workers,
             threads=settings.threads_per_worker,
             batch_size=settings.batch_size,
             max_delay_ms=settings.max_batch_delay_ms,
-            level=known.get("off" if level is False else str(level)),  # YAML 1.1 reads off as false
+            level=known.get(str(level), Level.SAFE),
         )
 
     @property
     def size(self) -> tuple[int, int, int, int, str]:
         """Of two that are equally fast, the one for which this is less is better."""
-        return (self.workers, self.batch_size, self.max_delay_ms, self.threads, self.level or "")
+        return (self.workers, self.batch_size, self.max_delay_ms, self.threads, self.level.value)
 
     def as_yaml(self) -> dict[str, int | str]:
         """The keys of a model's YAML that say it."""
@@ -67,9 +68,8 @@ class Candidate:
             "maxWorkers": self.workers,
             "batchSize": self.batch_size,
             "maxBatchDelay": self.max_delay_ms,
+            "optimize": self.level.value,
         }
         if self.threads:
             keys["threadsPerWorker"] = self.threads
-        if self.level is not None:
-            keys["optimize"] = self.level.value
         return keys

@@ -99,7 +99,7 @@ def _settings(candidate: Candidate) -> str:
     threads = candidate.threads or "auto"
     return (
         f"{candidate.workers:7} {threads:>7} {candidate.batch_size:5} "
-        f"{candidate.max_delay_ms:4} ms {candidate.level or 'default':8}"
+        f"{candidate.max_delay_ms:4} ms {candidate.level.value:8}"
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from flambeau.tuning.candidate import Candidate, Level
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from flambeau.tuning.machine import Machine
     from flambeau.tuning.slo import Slo
@@ -31,14 +31,14 @@ class SearchSpace:
         workers: Of a version.
         batch_sizes: The most requests per handler call.
         delays_ms: How long a batch that is not full may be held back.
-        levels: What may be done to the model at load; None for what the server does unasked.
+        levels: What may be done to the model to make it faster.
     """
 
     num_cpus: int
     workers: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     delays_ms: tuple[int, ...]
-    levels: tuple[Level | None, ...]
+    levels: tuple[Level, ...]
 
     def threads(self, workers: int) -> tuple[int, ...]:
         """Threads per worker: 0 for an equal share of the CPUs, then halves of it down to 1."""
@@ -117,7 +117,7 @@ def space_of(
     present: Candidate,
     worker_bytes: int,
     slo: Slo,
-    levels: Sequence[Level | None],
+    levels: Collection[Level],
 ) -> SearchSpace:
     """What to try on a machine.
 
@@ -126,7 +126,7 @@ def space_of(
         present: What the archive says now; its choices are among those that are tried.
         worker_bytes: What one worker takes; limits how many are tried.
         slo: No batch is held back for longer than half of it.
-        levels: Those that are allowed.
+        levels: Those that are allowed besides the present one.
     """
     on_gpu = machine.num_gpus > 0
     most = max(1, int(machine.free_bytes * _MEMORY_SHARE) // max(1, worker_bytes))
@@ -140,7 +140,7 @@ def space_of(
         workers=_rising([each for each in workers if each <= most] or [1], present.workers),
         batch_sizes=_rising(_GPU_BATCH_SIZES if on_gpu else _CPU_BATCH_SIZES, present.batch_size),
         delays_ms=_rising([each for each in _DELAYS_MS if each <= longest_ms]),
-        levels=tuple(levels),
+        levels=tuple(each for each in Level if each in {*levels, present.level}),
     )
 
 

@@ -33,7 +33,7 @@ def test_they_take_turns() -> None:
 def test_a_round_that_time_cuts_off_counts_for_nobody() -> None:
     turns = count()
     finalists = run_off(
-        [trial(2), trial(1)], lambda each: each, num_rounds=3, is_over=lambda: next(turns) >= 4
+        [trial(2), trial(1)], lambda each: each, num_rounds=3, is_over=lambda: next(turns) >= 3
     )
     assert [len(each.rounds) for each in finalists] == [1, 1]
 

@@ -22,7 +22,9 @@ SPACE = SearchSpace(
     delays_ms=(0, 1, 2, 5, 10),
     levels=(Level.OFF, Level.SAFE),
 )
-PRESENT = Trial(candidate=Candidate(workers=1, max_delay_ms=100), requests_per_s=30.0)
+PRESENT = Trial(
+    candidate=Candidate(workers=1, max_delay_ms=100, level=Level.OFF), requests_per_s=30.0
+)
 BEST = Candidate(workers=8, batch_size=16, level=Level.SAFE)
 
 
@@ -69,7 +71,7 @@ def test_the_same_seed_and_measurements_give_the_same_trials() -> None:
 
 def test_no_candidate_is_measured_twice_nor_the_archive_s_again() -> None:
     small = SearchSpace(
-        num_cpus=2, workers=(1, 2), batch_sizes=(1, 2), delays_ms=(0, 1), levels=(None,)
+        num_cpus=2, workers=(1, 2), batch_sizes=(1, 2), delays_ms=(0, 1), levels=(Level.OFF,)
     )
     surface = Surface()
     run(surface, num_trials=1000, space=small)

@@ -54,7 +54,8 @@ def test_no_batch_is_held_back_for_more_than_half_of_the_objective() -> None:
 
 
 def test_what_the_archive_says_now_is_among_the_choices() -> None:
-    odd = space(present=Candidate(workers=3, batch_size=24, level=Level.SAFE))
+    odd = space(present=Candidate(workers=3, batch_size=24, level=Level.AUTO))
+    assert odd.levels == (Level.OFF, Level.SAFE, Level.AUTO)
     assert 3 in odd.workers
     assert 24 in odd.batch_sizes
 

@@ -47,7 +47,7 @@ def test_a_variant_is_the_archive_with_other_settings(variants: Variants, tmp_pa
     # threads are shared out again: the archive's own number is for its own number of workers
     assert text == (
         "# by hand\nbatchSize: 16\nthreadsPerWorker: 0\nminWorkers: 2\nmaxWorkers: 2\n"
-        "maxBatchDelay: 1\n"
+        "maxBatchDelay: 1\noptimize: safe\n"
     )
 
 
