@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
-from prometheus_client import generate_latest
+from prometheus_client import Counter, generate_latest
 
 from flambeau.config import MetricsMode
 from flambeau.messages import MetricSpec
@@ -73,6 +73,7 @@ class Metrics:
             dropped=lambda model, reason: self.own.values_dropped.labels(model, reason).inc(),
         )
         self.swaps = self.own.swaps
+        self._response_counts: dict[tuple[str, int], Counter] = {}
         self._responses = {kind: self.board.bind(f"Requests{kind}XX", HOST) for kind in (2, 4, 5)}
 
     @property
@@ -92,7 +93,11 @@ class Metrics:
 
     def response_sent(self, *, listener: str, status: int) -> None:
         """Count one HTTP response; anything but 2xx and 4xx counts as 5xx, as in TorchServe."""
-        self.own.responses.labels(listener, str(status)).inc()
+        count = self._response_counts.get((listener, status))
+        if count is None:
+            count = self.own.responses.labels(listener, str(status))
+            self._response_counts[listener, status] = count
+        count.inc()
         kind = status // 100
         self._responses[kind if kind in {2, 4} else 5](1.0)
 

@@ -22,7 +22,8 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from flambeau.api.fast_lane import Exchange, FastLane, Headers
+from flambeau.api.edge import lines_of
+from flambeau.api.fast_lane import Exchange, FastLane, Heading
 
 Cycle: TypeAlias = "Exchange | RequestResponseCycle"
 
@@ -49,6 +50,8 @@ class Protocol(HttpToolsProtocol):
         self._lane = lane
         # the request whose turn it is; those behind it are in uvicorn's pipeline
         self._current: Cycle | None = None
+        # the last prediction's, as most clients send the same headers each time
+        self._heading: Heading | None = None
         # when the last response ended; None while a request is on its way
         self._idle_since: float | None = None
 
@@ -94,16 +97,17 @@ class Protocol(HttpToolsProtocol):
         call = self._lane.find(self.url)
         if call is None:
             return None
+        heading = self._heading
         http_version = parser.get_http_version()
+        if heading is None or not heading.is_same(self.url, self.headers, http_version):
+            heading = Heading(call, self.url, self.headers, http_version, guard=self._lane.guard)
+            self._heading = heading
+        keep_alive = http_version != "1.0" and parser.should_keep_alive()
         return Exchange(
             self._lane,
             self,
-            call,
-            target=self.url,
-            headers=self.headers,
-            http_version=http_version,
-            client=self.client,
-            keep_alive=http_version != "1.0" and parser.should_keep_alive(),
+            heading,
+            keep_alive=keep_alive,
             expects_continue=self.expect_100_continue,
         )
 
@@ -122,26 +126,24 @@ class Protocol(HttpToolsProtocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def respond(
-        self, exchange: Exchange, status: int, headers: Headers, body: bytes | memoryview
+        self, exchange: Exchange, status: int, headers: bytes, body: bytes | memoryview
     ) -> None:
         if self.flow.write_paused:  # the client reads slowly: nothing more until it has caught up
             self._later(self._respond_when_read(exchange, status, headers, body))
             return
-        lines = [STATUS_LINE[status]]
-        closes = False
-        for name, value in (*self.server_state.default_headers, *headers):
-            lines += (name, b": ", value, b"\r\n")
-            closes = closes or (name == b"connection" and value == b"close")
-        if closes:
-            exchange.keep_alive = False
-        elif not exchange.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
+        head = b"%b%b%b%b" % (
+            STATUS_LINE[status],
+            lines_of(self.server_state.default_headers),
+            headers,
+            b"\r\n"
+            if exchange.keep_alive or exchange.says_close
+            else b"connection: close\r\n\r\n",
+        )
         exchange.response_complete = True
         if len(body) <= _SMALL_BYTES:
-            self.transport.write(b"".join((*lines, body)))
+            self.transport.write(head + body)
         else:
-            self.transport.write(b"".join(lines))
+            self.transport.write(head)
             self.transport.write(body)
         if not exchange.keep_alive:
             self.transport.close()
@@ -172,22 +174,22 @@ class Protocol(HttpToolsProtocol):
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": exchange.http_version,
+            "http_version": exchange.heading.http_version,
             "server": self.server,
             "client": self.client,
             "scheme": self.scheme or "http",
             "method": "POST",
             "root_path": self.root_path,
-            "path": exchange.path,
-            "raw_path": exchange.path.encode(),
-            "query_string": exchange.target.partition(b"?")[2],
-            "headers": exchange.headers,
+            "path": exchange.heading.path,
+            "raw_path": exchange.heading.path.encode(),
+            "query_string": exchange.heading.target.partition(b"?")[2],
+            "headers": exchange.heading.headers,
             "state": {},
             "extensions": {},
         }
 
     async def _respond_when_read(
-        self, exchange: Exchange, status: int, headers: Headers, body: bytes | memoryview
+        self, exchange: Exchange, status: int, headers: bytes, body: bytes | memoryview
     ) -> None:
         await self.flow.drain()
         if not exchange.response_complete:  # else the client has left

@@ -27,7 +27,7 @@ from flambeau.errors import (
 from flambeau.key_file import Tokens
 from flambeau.tokens import KeyRing, Role, Verdict
 
-_HEADER = b"authorization"
+HEADER = b"authorization"
 _REFUSED = "Token {} failed. Token either incorrect, expired, or not provided correctly"
 
 
@@ -43,6 +43,11 @@ class Guard:
         """
         self._keys = keys
         self._status_400 = status_400
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it asks for anything."""
+        return self._keys is not None
 
     def check(self, values: Sequence[bytes], role: Role) -> None:
         """Let a caller pass, or raise.
@@ -73,14 +78,14 @@ class Guard:
         """Let an HTTP request pass, or raise as `check`; returns its headers without the key."""
         if self._keys is None:
             return headers
-        self.check([value for name, value in headers if name == _HEADER], role)
-        return [pair for pair in headers if pair[0] != _HEADER]
+        self.check([value for name, value in headers if name == HEADER], role)
+        return [pair for pair in headers if pair[0] != HEADER]
 
     def trusts(self, scope: Scope) -> bool:
         """Whether the caller shows any valid key, or need not."""
         if self._keys is None:
             return True
-        shown = _shown_key([value for name, value in scope["headers"] if name == _HEADER])
+        shown = _shown_key([value for name, value in scope["headers"] if name == HEADER])
         return self._keys.check(shown, Role.MANAGEMENT) is not Verdict.UNKNOWN
 
     def stranger(self, scope: Scope) -> FlambeauError | None:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Final, Protocol, TypeAlias
 
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from flambeau.admission import outcome_of
-from flambeau.api.auth import Guard
+from flambeau.api.auth import HEADER, Guard
 from flambeau.api.body import split_inputs
-from flambeau.api.edge import Edge, RequestLine, new_request_id, require_one_host
-from flambeau.api.prediction import Call, Predictions, find_call
+from flambeau.api.edge import Edge, RequestLine, require_one_host
+from flambeau.api.prediction import Call, Predictions, find_call, headers_for
 from flambeau.api.reply import StreamedResponse, headers_of, to_response
 from flambeau.api.responses import answer_error
 from flambeau.errors import FlambeauError
@@ -30,7 +31,7 @@ from flambeau.model_version import ModelVersion
 from flambeau.pending import PendingRequest
 from flambeau.tokens import Role
 
-Headers = list[tuple[bytes, bytes]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 _MAX_KNOWN_TARGETS: Final = 1024
 _CLIENT_GONE: Final = 499  # nobody reads it; the log and metrics do
@@ -40,14 +41,19 @@ _WITHOUT_BODY: Final = {204, 304}
 class Connection(Protocol):
     """What an exchange needs of the connection it came over."""
 
+    @property
+    def client(self) -> tuple[str, int] | None:
+        """Address and port of the other end, where there are such."""
+        ...
+
     def continue_(self) -> None:
         """Tell the client to send the body it has announced."""
         ...
 
     def respond(
-        self, exchange: Exchange, status: int, headers: Headers, body: bytes | memoryview
+        self, exchange: Exchange, status: int, headers: bytes, body: bytes | memoryview
     ) -> None:
-        """Send a whole response."""
+        """Send a whole response; `headers` are lines."""
         ...
 
     def run(self, exchange: Exchange, app: ASGIApp) -> None:
@@ -89,42 +95,83 @@ def _find(target: bytes) -> Call | None:
     return None if call is None or call.query_is_input else call
 
 
+class Heading:
+    """What a request says before its body; one serves all requests that say the same.
+
+    Attributes:
+        call: What it asks for.
+        target: The path and query as the client wrote them.
+        headers: Names in lower case.
+        http_version: E.g. `1.1`.
+        path: Decoded; it has no escapes.
+        content_type: None without one.
+        content_length: Empty without one.
+        keys: The `authorization` headers.
+        for_handler: The headers as the handler gets them, without keys that somebody asks for.
+    """
+
+    __slots__ = (
+        *("call", "target", "headers", "http_version", "path"),
+        *("content_type", "content_length", "keys", "for_handler"),
+    )
+
+    def __init__(
+        self, call: Call, target: bytes, headers: Headers, http_version: str, *, guard: Guard
+    ) -> None:
+        self.call = call
+        self.target = target
+        self.headers = headers
+        self.http_version = http_version
+        self.path = target.partition(b"?")[0].decode("ascii")
+        self.content_type = _first(headers, b"content-type")
+        self.content_length = _first(headers, b"content-length") or ""
+        self.keys = [value for name, value in headers if name == HEADER]
+        shown = [pair for pair in headers if pair[0] != HEADER] if guard.is_on else headers
+        self.for_handler = headers_for(call, shown)
+
+    def is_same(self, target: bytes, headers: Headers, http_version: str) -> bool:
+        """Whether a request with these says the same."""
+        return (
+            headers == self.headers and target == self.target and http_version == self.http_version
+        )
+
+
 class Exchange:
     """One request and its response.
 
     Attributes:
-        target, http_version, client: What logs show.
-        headers: The request's, names in lower case.
+        heading: What came before the body.
         keep_alive: Whether the connection may serve another request after it.
+        says_close: Whether the response's own headers say that it may not.
         response_complete: Whether the response has been sent.
     """
+
+    __slots__ = (
+        *("heading", "keep_alive", "says_close", "response_complete"),
+        *("_lane", "_connection", "_expects_continue", "_request_id", "_started_at"),
+        *("_chunks", "_num_bytes", "_has_body", "_has_begun"),
+        *("_pending", "_version", "_submitted_at"),
+    )
 
     def __init__(
         self,
         lane: FastLane,
         connection: Connection,
-        call: Call,
+        heading: Heading,
         *,
-        target: bytes,
-        headers: Headers,
-        http_version: str,
-        client: tuple[str, int] | None,
         keep_alive: bool,
         expects_continue: bool,
     ) -> None:
         # for the life of the request
-        self.target = target
-        self.headers = headers
-        self.http_version = http_version
-        self.client = client
+        self.heading = heading
         self.keep_alive = keep_alive
+        self.says_close = False
         self.response_complete = False
-        self.request_id = ""
-        self.started_at = 0.0
         self._lane = lane
         self._connection = connection
-        self._call = call
         self._expects_continue = expects_continue
+        self._request_id = ""
+        self._started_at = 0.0
         # as the body comes
         self._chunks: list[bytes] = []
         self._num_bytes = 0
@@ -135,24 +182,19 @@ class Exchange:
         self._version: ModelVersion | None = None
         self._submitted_at = 0.0
 
-    @property
-    def path(self) -> str:
-        """Decoded; it has no escapes."""
-        return self.target.partition(b"?")[0].decode("ascii")
-
     # what the connection tells
 
     def begin(self) -> None:
         """It is this request's turn: ask everything that can be asked before its body."""
+        lane, heading = self._lane, self.heading
         self._has_begun = True
-        self.request_id = new_request_id()
-        self.started_at = time.monotonic()
-        lane = self._lane
+        self._request_id = lane.edge.request_ids.next()
+        self._started_at = time.monotonic()
         try:
-            require_one_host(self.headers, http_version=self.http_version)
-            self.headers = lane.guard.admit(self.headers, Role.INFERENCE)
-            lane.predictions.registry.resolve(self._call.model, self._call.version)
-            lane.predictions.body_limit.check_announced(self._header(b"content-length"))
+            require_one_host(heading.headers, http_version=heading.http_version)
+            lane.guard.check(heading.keys, Role.INFERENCE)
+            lane.predictions.registry.resolve(heading.call.model, heading.call.version)
+            lane.predictions.body_limit.check_announced(heading.content_length)
             lane.predictions.body_limit.check_received(self._num_bytes)
         except Exception as error:  # noqa: BLE001  # every error is an answer
             self._fail(error)
@@ -192,16 +234,23 @@ class Exchange:
             self._count("cancelled")
         self.note(_CLIENT_GONE)
 
+    def note(self, status: int) -> None:
+        """Count and log the request, which is over; an application run for it does so itself."""
+        self._lane.edge.note(
+            status, self._request_id, started_at=self._started_at, line=self._request_line
+        )
+
     # from the body to the answer
 
     def _submit(self) -> None:
-        chunks = self._chunks
+        chunks, self._chunks = self._chunks, []
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._chunks = []
         try:
-            inputs = split_inputs(body, content_type=self._header(b"content-type") or None)
             self._version, request = self._lane.predictions.prepare(
-                self._call, request_id=self.request_id, headers=self.headers, inputs=inputs
+                self.heading.call,
+                request_id=self._request_id,
+                headers=self.heading.for_handler,
+                inputs=split_inputs(body, content_type=self.heading.content_type),
             )
         except Exception as error:  # noqa: BLE001  # as above
             self._fail(error)
@@ -210,7 +259,7 @@ class Exchange:
         try:
             self._pending = self._version.submit(
                 request,
-                version_given=self._call.version is not None,
+                version_given=self.heading.call.version is not None,
                 on_result=self._on_result,
             )
         except Exception as error:  # noqa: BLE001  # as above
@@ -232,33 +281,32 @@ class Exchange:
         elif reply.status in _WITHOUT_BODY:
             self._run(to_response(reply, headers))
         else:
-            length = str(len(reply.body)).encode()
-            self._respond(reply.status, [(b"content-length", length), *headers], reply.body)
+            length = (b"content-length", b"%d" % len(reply.body))
+            self._respond(reply.status, [length, *headers], reply.body)
 
     def _fail(self, error: Exception) -> None:
-        response = answer_error(error, request_id=self.request_id, path=self.path)
+        response = answer_error(error, request_id=self._request_id, path=self.heading.path)
+        self.says_close = (b"connection", b"close") in response.raw_headers
+        self.keep_alive = self.keep_alive and not self.says_close
         self._respond(response.status_code, response.raw_headers, bytes(response.body))
 
-    def _respond(self, status: int, headers: Headers, body: bytes | memoryview) -> None:
-        complete = self._lane.edge.complete(headers, self.request_id)
-        self._connection.respond(self, status, complete, body)
+    def _respond(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes | memoryview
+    ) -> None:
+        lines = self._lane.edge.header_lines(headers, self._request_id)
+        self._connection.respond(self, status, lines, body)
 
     def _run(self, response: Response) -> None:
-        self._connection.run(
-            self, self._lane.edge.surround(response, self.request_id, self.started_at)
-        )
+        app = self._lane.edge.surround(response, self._request_id, self._started_at)
+        self._connection.run(self, app)
 
-    def note(self, status: int) -> None:
-        """Count and log the request, which is over; an application run for it does so itself."""
-        self._lane.edge.note(status, self.request_id, started_at=self.started_at, line=self._line)
-
-    def _line(self) -> RequestLine:
+    def _request_line(self) -> RequestLine:
         return RequestLine(
             method="POST",
-            path=self.path,
-            target=self.target.decode("latin-1"),
-            http_version=self.http_version,
-            client=self.client,
+            path=self.heading.path,
+            target=self.heading.target.decode("latin-1"),
+            http_version=self.heading.http_version,
+            client=self._connection.client,
         )
 
     def _count(self, outcome: str) -> None:
@@ -266,15 +314,13 @@ class Exchange:
         self._version.metrics.request_done(
             outcome=outcome,
             duration_s=time.monotonic() - self._submitted_at,
-            version_given=self._call.version is not None,
+            version_given=self.heading.call.version is not None,
         )
 
-    def _header(self, name: bytes) -> str:
-        """The first value; empty without one."""
-        for key, value in self.headers:
-            if key == name:
-                return value.decode("latin-1")
-        return ""
+
+def _first(headers: Headers, name: bytes) -> str | None:
+    """The first value of a header."""
+    return next((value.decode("latin-1") for key, value in headers if key == name), None)
 
 
 def _reply_of(pending: PendingRequest) -> Reply:

@@ -16,7 +16,7 @@ from flambeau.admission import counted
 from flambeau.api.auth import InferenceRoute
 from flambeau.api.body import read_body, split_inputs
 from flambeau.api.inference_document import describe_model
-from flambeau.api.prediction import PATHS, Call, PredictionPath, Predictions
+from flambeau.api.prediction import PATHS, Call, PredictionPath, Predictions, headers_for
 from flambeau.api.reply import StreamedResponse, headers_of, to_response
 from flambeau.api.responses import PrettyJSON
 from flambeau.errors import BadParameter
@@ -94,7 +94,7 @@ class InferenceAPI:
         version, inference = self._predictions.prepare(
             call,
             request_id=request.state.request_id,
-            headers=request.headers.raw,
+            headers=headers_for(call, request.headers.raw),
             inputs=inputs,
         )
         with counted(version, gone=ClientDisconnect, version_given=call.version is not None):

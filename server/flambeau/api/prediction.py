@@ -5,7 +5,7 @@ Both read the paths from `PATHS`, and both ask the same questions in the same or
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -173,6 +173,12 @@ def find_call(path: str) -> Call | None:
     return None
 
 
+def headers_for(call: Call, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    """A client's headers, names in lower case, as its handler gets them."""
+    client = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
+    return handler_headers(client, url_path=call.url_path, explain=call.explain)
+
+
 class Predictions:
     """What may be asked of the models of one server.
 
@@ -190,18 +196,19 @@ class Predictions:
         call: Call,
         *,
         request_id: str,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: list[tuple[str, str]],
         inputs: list[Input],
     ) -> tuple[ModelVersion, InferenceRequest]:
         """The version that is to answer, and what its worker will see.
 
+        Args:
+            call: What is asked for.
+            request_id: The request's id.
+            headers: As `headers_for` makes them.
+            inputs: At least one.
+
         Raises:
             ModelNotFound: It, or its version, is not served any more.
         """
-        client = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
-        request = InferenceRequest(
-            request_id=request_id,
-            headers=handler_headers(client, url_path=call.url_path, explain=call.explain),
-            inputs=inputs,
-        )
+        request = InferenceRequest(request_id=request_id, headers=headers, inputs=inputs)
         return self.registry.resolve(call.model, call.version), request

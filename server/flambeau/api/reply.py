@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from functools import lru_cache
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,9 +23,11 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _VERSION_HEADER = "x-model-version"
 _STREAM_NEXT = "ts_stream_next"  # TorchServe's mark of a streamed answer
 _OURS = {
-    *("connection", "content-length", "transfer-encoding", "x-request-id", _VERSION_HEADER),
-    *("cache-control", "expires", "pragma"),  # as in TorchServe, where the server's win
+    *(b"connection", b"content-length", b"transfer-encoding", b"x-request-id"),
+    _VERSION_HEADER.encode(),
+    *(b"cache-control", b"expires", b"pragma"),  # as in TorchServe, where the server's win
 }
+_MAX_KNOWN = 1024
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -39,21 +42,35 @@ def headers_of(pending: PendingRequest, reply: Reply, *, version: ModelVersion) 
     """
     if not 200 <= reply.status <= 599:
         raise HandlerFailed(f"the handler set status {reply.status}; use 200 to 599")
-    headers: Headers = []
-    if _HEADER_VALUE.fullmatch(version.version):  # versions are free text
-        headers.append((_VERSION_HEADER.encode(), version.version.encode("latin-1")))
+    headers: Headers = list(_version_headers(version.version))
     if pending.sequence is not None:
         headers.append((version.sequence_header.encode(), pending.sequence.id.encode("latin-1")))
     if pending.rest is not None:
         headers.append((_STREAM_NEXT.encode(), b"true"))
     taken = {name for name, _ in headers}
     for name, value in reply.headers:
-        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+        header = _checked(name, value)
+        if header is None:
             raise HandlerFailed(f"the handler set a header that HTTP cannot carry: {name!r}")
-        low = name.lower().encode("latin-1")
-        if low not in taken and name.lower() not in _OURS:
-            headers.append((low, value.encode("latin-1")))
+        if header[0] not in taken and header[0] not in _OURS:
+            headers.append(header)
     return headers
+
+
+@lru_cache(_MAX_KNOWN)
+def _version_headers(version: str) -> Headers:
+    """Versions are free text, which HTTP may not be able to carry."""
+    if not _HEADER_VALUE.fullmatch(version):
+        return []
+    return [(_VERSION_HEADER.encode(), version.encode("latin-1"))]
+
+
+@lru_cache(_MAX_KNOWN)  # most handlers set the same each time
+def _checked(name: str, value: str) -> tuple[bytes, bytes] | None:
+    """A header as it is sent; None when HTTP cannot carry it."""
+    if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+        return None
+    return name.lower().encode("latin-1"), value.encode("latin-1")
 
 
 def to_response(reply: Reply, headers: Headers) -> Response:
