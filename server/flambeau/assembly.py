@@ -90,6 +90,7 @@ def _default_settings(config: ServeConfig) -> ModelSettings:
         response_timeout_s=config.default_response_timeout_s,
         startup_timeout_s=config.default_startup_timeout_s,
         job_queue_size=config.job_queue_size,
+        optimize=config.optimize,
     )
 
 

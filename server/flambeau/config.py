@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from flambeau.address import Address
 from flambeau.errors import ConfigError
-from flambeau.messages import SEQUENCE_HEADERS
+from flambeau.messages import SEQUENCE_HEADERS, OptimizeLevel
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -139,6 +139,13 @@ class ServeConfig:
         metadata=_help(
             "start workers as copies of a process that has imported PyTorch, not by importing it "
             "each time; on Linux"
+        ),
+    )
+    optimize: OptimizeLevel = field(
+        default=OptimizeLevel.SAFE,
+        metadata=_help(
+            "how far models may be changed to run faster: off, safe (the same numbers) or auto "
+            "(the same classes); a model's YAML wins"
         ),
     )
     num_gpus: int = field(default=-1, metadata=_help("CUDA devices to use; -1: all there are"))
@@ -395,6 +402,13 @@ def _metrics_mode(text: str) -> MetricsMode:
         raise ValueError("give prometheus, log or legacy") from None
 
 
+def _optimize_level(value: object) -> OptimizeLevel:
+    try:
+        return OptimizeLevel(str(value).lower())
+    except ValueError:
+        raise ValueError("give off, safe or auto") from None
+
+
 def _names(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -430,6 +444,7 @@ _TABLE = "Mapping[str, Mapping[str, Mapping[str, Any]]]"
 _CONVERTERS: dict[str, Callable[[object], object]] = {
     _TABLE: _table,
     "Address": lambda value: Address.parse(str(value)),
+    "OptimizeLevel": _optimize_level,
     "MetricsMode": lambda value: _metrics_mode(str(value)),
     "Path": lambda value: Path(str(value)),
     "Path | None": lambda value: Path(str(value)) if str(value) else None,

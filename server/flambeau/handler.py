@@ -65,6 +65,7 @@ class BaseHandler:
     context: Context | None = None
     target: int = 0
     _is_traced: bool = False
+    _in_place_of_model: tuple[Any, Any] | None = None  # the model, and what is called for it
 
     def __init__(self) -> None:
         # for the life of the worker
@@ -165,8 +166,23 @@ class BaseHandler:
     @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # model's
         """Run the model, without autograd, on what `moved` moves to its device."""
+        model = self.model_to_call
         with torch.inference_mode():
-            return self.model(*(moved(item, self.device) for item in (data, *args)), **kwargs)
+            return model(*(moved(item, self.device) for item in (data, *args)), **kwargs)
+
+    def call_in_place_of_model(self, call: Any) -> None:  # noqa: ANN401  # as the model
+        """Let `inference` call this, as long as `model` is the one of now; None ends it.
+
+        `model` stays what it is, for all who read its weights and attributes.
+        """
+        self._in_place_of_model = None if call is None else (self.model, call)
+
+    @property
+    def model_to_call(self) -> Any:  # noqa: ANN401  # any callable
+        """What `inference` calls: `model`, or what is called in its place."""
+        if self._in_place_of_model is not None and self._in_place_of_model[0] is self.model:
+            return self._in_place_of_model[1]
+        return self.model
 
     @timed
     def postprocess(self, data: Any) -> list[Any]:  # noqa: ANN401  # what inference gives

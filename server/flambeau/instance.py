@@ -34,9 +34,12 @@ from flambeau.messages import (
     InferenceRequest,
     MetricSample,
     Reply,
+    OptimizeLevel,
     RunBatch,
 )
 from flambeau.parity import read_samples
+from flambeau.optimizing.candidates import AS_EXPORTED
+from flambeau.optimizing.optimizer import Optimizer
 from flambeau.self_check import SelfCheck
 
 if TYPE_CHECKING:
@@ -68,6 +71,8 @@ class ModelInstance:
         self._load = load
         self._loop: asyncio.AbstractEventLoop | None = None
 
+        self._optimizer: Optimizer | None = None
+        self.optimization = ""
     @classmethod
     def load(cls, load: LoadModel, *, load_entry_point: LoadEntryPoint) -> ModelInstance:
         """Import the handler and let it load its model.
@@ -93,10 +98,29 @@ class ModelInstance:
         check = self._self_check()
         if isinstance(check, SelfCheck):
             with _naming_lack_of_memory(f"running a batch of {self._load.max_batch_size}"):
-                check.warm_up()
+                self._optimize(check)
+                check.warm_up_between()
+        elif self._load.optimize.level is not OptimizeLevel.OFF:
+            self.optimization = f"{AS_EXPORTED}: {check}"
+
+    def _optimize(self, check: SelfCheck) -> None:
+        """Warm the model up in the form in which it is to answer."""
+        wish, handler = self._load.optimize, self._entry_point.handler
+        if wish.level is OptimizeLevel.OFF or not isinstance(handler, BaseHandler):
+            check.warm_up()
+            return
+        if handler.model_yaml_config.get("pt2") is not None:
+            self.optimization = f"{AS_EXPORTED}: the YAML's pt2 says how it runs"
+            check.warm_up()
+            return
+        self._optimizer = Optimizer(handler, check, wish=wish, num_threads=self._load.num_threads)
+        self.optimization = self._optimizer.run()
 
     def check(self) -> str:
         """Compare the model's outputs on the archive's samples with the recorded ones.
+
+        If the front allows it, the model gets the fastest form that computes the same; which one,
+        `optimization` tells.
 
         Returns:
             What was found, for people.
@@ -106,7 +130,16 @@ class ModelInstance:
             Exception: Whatever the model raises.
         """
         check = self._self_check()
-        return check.compare() if isinstance(check, SelfCheck) else check
+        if not isinstance(check, SelfCheck):
+            return check
+        if self._optimizer is None:
+            return check.compare()
+        try:
+            return self._optimizer.checked(check)
+        except HandlerFailed as error:
+            self._optimizer.undo()
+            self.optimization = f"{AS_EXPORTED}: {error}"
+            return check.compare()
 
     def _self_check(self) -> SelfCheck | str:
         """The check to run, or why there is none."""

@@ -99,6 +99,33 @@ class BatchMode(str, Enum):
     CONCURRENT = "concurrent"  # of one request each; the handler is a coroutine
 
 
+class OptimizeLevel(str, Enum):
+    """How far a worker may change the model it loads to make it faster."""
+
+    OFF = "off"  # not at all
+    SAFE = "safe"  # the same numbers, but for rounding in the model's own precision
+    AUTO = "auto"  # the same classes: fewer bits, too, where the device computes with them
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class OptimizeWish(msgspec.Struct, frozen=True):
+    """What a worker may do to make its model faster.
+
+    Attributes:
+        level: How far it may go.
+        within_s: Seconds of measuring after which it decides.
+        choose_threads: Whether it may use fewer threads than it is given.
+        archive_digest: The archive's SHA-256; without it, the choice is not remembered.
+    """
+
+    level: OptimizeLevel = OptimizeLevel.OFF
+    within_s: float = 3.0
+    choose_threads: bool = False
+    archive_digest: str = ""
+
+
 class Input(msgspec.Struct, frozen=True):
     """One named part of a request, as the client sent it.
 
@@ -149,6 +176,7 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
         batch_mode: How it takes its batches.
         retry: Whether the parts of a batch that failed may be run again.
         sequence_headers: Names of the headers that carry a sequence's id, start and end.
+        optimize: What may be done to make the model faster.
     """
 
     model_name: str
@@ -168,6 +196,7 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
     batch_mode: BatchMode = BatchMode.IN_TURN
     retry: bool = True
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
+    optimize: OptimizeWish = OptimizeWish()
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):
@@ -184,12 +213,14 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
         warm_up_s: Seconds in warming up and checking.
         check: What the self-check on the archive's samples found, for people to read.
         metrics: What the handler emitted on the way.
+        optimization: In which form the model runs, for people to read.
     """
 
     load_s: float
     warm_up_s: float
     check: str
     metrics: list[MetricSample] = []
+    optimization: str = ""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flambeau.errors import BadParameter
+from flambeau.messages import OptimizeLevel
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class ModelSettings:
         threads_per_worker: Threads one operation may use on the CPU; 0 shares the CPUs out evenly.
     """
 
+        optimize: How far workers may change the model to make it faster.
     min_workers: int = 0
     max_workers: int = 0
     batch_size: int = 1
@@ -75,6 +77,8 @@ class ModelSettings:
     threads_per_worker: int = 0
 
     def __post_init__(self) -> None:
+    share_weights: bool | None = None
+    optimize: OptimizeLevel = OptimizeLevel.SAFE
         limits = {
             "initial_workers (min_worker)": (self.min_workers, 0, MAX_WORKERS),
             "max_worker": (self.max_workers, 0, MAX_WORKERS),
@@ -127,6 +131,8 @@ class ModelSettings:
             changes |= {"min_workers": low, "max_workers": high}
         return replace(self, **changes)
 
+        if "optimize" in document:
+            changes["optimize"] = _optimize_level(document["optimize"], self.optimize)
     def with_workers(self, low: int, high: int | None = None) -> ModelSettings:
         """The same version with other worker counts; `high` defaults to `low`."""
         return replace(self, min_workers=low, max_workers=low if high is None else high)
@@ -134,6 +140,15 @@ class ModelSettings:
 
 _YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "minWorkers": ("min_workers", int),
+def _optimize_level(value: object, default: OptimizeLevel) -> OptimizeLevel:
+    """YAML reads a plain `off` as false."""
+    value = OptimizeLevel.OFF.value if value is False else value
+    if value in {level.value for level in OptimizeLevel}:
+        return OptimizeLevel(value)
+    _log.warning("model YAML key optimize is %r; expected off, safe or auto; ignored", value)
+    return default
+
+
     "maxWorkers": ("max_workers", int),
     "batchSize": ("batch_size", int),
     "maxBatchDelay": ("max_batch_delay_ms", int),

@@ -33,6 +33,7 @@ from flambeau.messages import (
     LoadModel,
     LoadStage,
     MetricSpec,
+    OptimizeWish,
 )
 from flambeau.metrics import VersionGauges, VersionMetrics
 from flambeau.model_settings import ModelSettings
@@ -40,6 +41,8 @@ from flambeau.pending import PendingRequest, in_sequence
 from flambeau.request_queue import RequestQueue
 from flambeau.sequence_queue import SequenceLimits, SequenceQueue
 from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
+
+_OPTIMIZING_S = 3.0  # a start may take so much longer, once per archive and machine
 
 
 def _batch_mode(settings: ModelSettings) -> BatchMode:
@@ -415,3 +418,9 @@ class ModelVersion(SlotObserver):
             "workers API to add workers. If this is a sequence inference, please check if it is "
             f"closed, or expired; or exceeds maxSequenceJobQueueSize{cause}"
         )
+            optimize=OptimizeWish(
+                level=self.settings.optimize,
+                within_s=min(_OPTIMIZING_S, 0.1 * self.settings.startup_timeout_s),
+                choose_threads=self.settings.threads_per_worker == 0,
+                archive_digest=self.package.digest,
+            ),

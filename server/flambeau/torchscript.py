@@ -10,10 +10,14 @@ import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from flambeau.errors import ArchiveError, ExportError
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 
 def trace(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> torch.jit.ScriptModule:
@@ -76,7 +80,31 @@ def load(path: Path, *, device: torch.device | str) -> torch.jit.ScriptModule:
     return program
 
 
-def is_program(model: object) -> bool:
+def frozen(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """The program with its weights as constants, and batch norms folded into convolutions.
+
+    The program stays as it is; folded weights are copies.
+
+    Raises:
+        RuntimeError: It cannot be frozen, e.g. as it is frozen already.
+    """
+    with _quiet():
+        result: torch.jit.ScriptModule = torch.jit.freeze(program)
+    return result
+
+
+def fused(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """A frozen program in the kernels and layouts of the vendor's library, e.g. oneDNN's.
+
+    Raises:
+        RuntimeError: It is not frozen, or has a form that PyTorch does not convert.
+    """
+    with _quiet():
+        result: torch.jit.ScriptModule = torch.jit.optimize_for_inference(program)
+    return result
+
+
+def is_program(model: object) -> TypeGuard[torch.jit.ScriptModule]:
     """Whether this is what `trace`, `script` and `load` give."""
     return isinstance(model, torch.jit.ScriptModule)
 

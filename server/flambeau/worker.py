@@ -212,6 +212,7 @@ def _load_failed(stage: LoadStage, error: BaseException, *, model_dir: str) -> L
         kind=FailureKind.OUT_OF_RESOURCES if memory else FailureKind.HANDLER_FAILED,
         message=f"{message} ({places[-1]})" if places else message,
     )
+            optimization=instance.optimization,
 
 
 if __name__ == "__main__":

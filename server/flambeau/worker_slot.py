@@ -96,6 +96,7 @@ class WorkerSlot:
         check: What the self-check of the present worker found.
         process: The present worker once it is ready.
         first_start: Resolved when the first worker is ready; raises why when it is not.
+        optimization: In which form the present worker runs the model.
     """
 
     def __init__(self, spec: WorkerSpec, batcher: Batcher, observer: SlotObserver) -> None:
@@ -116,6 +117,7 @@ class WorkerSlot:
         self.check = ""
         self.process: WorkerProcess | None = None
         self._task = loop.create_task(self._keep_alive())
+        self.optimization = ""
 
     async def stop(self, *, wait_for_batch: bool) -> None:
         """End the worker, after the batch it has or at once."""
@@ -182,10 +184,18 @@ class WorkerSlot:
         self._enter(LoadStage.READY)
         self._observer.worker_loaded(self.spec.worker_id, loaded)
         self._batcher.add(process)
+        self.optimization = loaded.optimization
         if not self.first_start.done():
             self.first_start.set_result(loaded)
         _log.info(
-            "worker ready", extra=self._tags | {"load_s": loaded.load_s, "check": loaded.check}
+            "worker ready",
+            extra=self._tags
+            | {
+                "load_s": loaded.load_s,
+                "warm_up_s": loaded.warm_up_s,
+                "check": loaded.check,
+                "optimization": loaded.optimization,
+            },
         )
         return process
 

@@ -1,7 +1,7 @@
 """A version and its workers as the management API shows them.
 
 Field names and order are TorchServe's; `status`, `reason`, `archiveDigest` and a worker's `state`,
-`stage`, `selfCheck` and `reason` are ours.
+`stage`, `selfCheck`, `optimization` and `reason` are ours.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ def _describe_worker(slot: WorkerSlot, gpu_usage: Mapping[str, str]) -> dict[str
         "state": slot.state.value,
         "stage": slot.stage.value,
         "selfCheck": slot.check,
+        "optimization": slot.optimization,
         "reason": slot.reason,
     }
 
