@@ -25,6 +25,7 @@ from flambeau.errors import (
     UnsupportedContentType,
 )
 from flambeau.failure_text import print_traceback, text_of
+from flambeau.handler import BaseHandler
 from flambeau.handler_metrics import MetricsCache
 from flambeau.messages import (
     BatchDone,
@@ -33,13 +34,13 @@ from flambeau.messages import (
     FailureKind,
     InferenceRequest,
     MetricSample,
-    Reply,
     OptimizeLevel,
+    Reply,
     RunBatch,
 )
-from flambeau.parity import read_samples
 from flambeau.optimizing.candidates import AS_EXPORTED
 from flambeau.optimizing.optimizer import Optimizer
+from flambeau.parity import read_samples
 from flambeau.self_check import SelfCheck
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ class ModelInstance:
         self._samples = samples
         self._load = load
         self._loop: asyncio.AbstractEventLoop | None = None
-
         self._optimizer: Optimizer | None = None
         self.optimization = ""
+
     @classmethod
     def load(cls, load: LoadModel, *, load_entry_point: LoadEntryPoint) -> ModelInstance:
         """Import the handler and let it load its model.
@@ -88,8 +89,22 @@ class ModelInstance:
             entry_point = load_entry_point(load)
         return cls(entry_point, read_samples(Path(load.model_dir)), load=load)
 
+    @property
+    def handler(self) -> object | None:
+        """The object behind the entry point, or None when that is a function."""
+        return self._entry_point.handler
+
+    def in_worker(self, load: LoadModel) -> ModelInstance:
+        """This model, in a process that was forked after loading it with a single thread."""
+        torch.set_num_threads(load.num_threads)
+        self._load = load
+        return self
+
     def warm_up(self) -> None:
         """Run the archive's samples through the model, so that no request pays for a first time.
+
+        If the front allows it, the model gets the fastest form that computes the same; which one,
+        `optimization` tells.
 
         Raises:
             OutOfResources: A full batch does not fit into memory.
@@ -118,9 +133,6 @@ class ModelInstance:
 
     def check(self) -> str:
         """Compare the model's outputs on the archive's samples with the recorded ones.
-
-        If the front allows it, the model gets the fastest form that computes the same; which one,
-        `optimization` tells.
 
         Returns:
             What was found, for people.
