@@ -48,9 +48,9 @@ class ModelSettings:
         parallel_level: GPUs (and processes) per worker, 1 or more.
         retry: Whether requests of a batch that failed may be run again, apart from each other.
         threads_per_worker: Threads one operation may use on the CPU; 0 shares the CPUs out evenly.
+        optimize: How far workers may change the model to make it faster.
     """
 
-        optimize: How far workers may change the model to make it faster.
     min_workers: int = 0
     max_workers: int = 0
     batch_size: int = 1
@@ -75,10 +75,9 @@ class ModelSettings:
     parallel_level: int = 1
     retry: bool = True
     threads_per_worker: int = 0
+    optimize: OptimizeLevel = OptimizeLevel.SAFE
 
     def __post_init__(self) -> None:
-    share_weights: bool | None = None
-    optimize: OptimizeLevel = OptimizeLevel.SAFE
         limits = {
             "initial_workers (min_worker)": (self.min_workers, 0, MAX_WORKERS),
             "max_worker": (self.max_workers, 0, MAX_WORKERS),
@@ -129,17 +128,15 @@ class ModelSettings:
         high = changes.pop("max_workers", low)
         if low > 0 and high >= low:
             changes |= {"min_workers": low, "max_workers": high}
-        return replace(self, **changes)
-
         if "optimize" in document:
             changes["optimize"] = _optimize_level(document["optimize"], self.optimize)
+        return replace(self, **changes)
+
     def with_workers(self, low: int, high: int | None = None) -> ModelSettings:
         """The same version with other worker counts; `high` defaults to `low`."""
         return replace(self, min_workers=low, max_workers=low if high is None else high)
 
 
-_YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
-    "minWorkers": ("min_workers", int),
 def _optimize_level(value: object, default: OptimizeLevel) -> OptimizeLevel:
     """YAML reads a plain `off` as false."""
     value = OptimizeLevel.OFF.value if value is False else value
@@ -149,6 +146,8 @@ def _optimize_level(value: object, default: OptimizeLevel) -> OptimizeLevel:
     return default
 
 
+_YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
+    "minWorkers": ("min_workers", int),
     "maxWorkers": ("max_workers", int),
     "batchSize": ("batch_size", int),
     "maxBatchDelay": ("max_batch_delay_ms", int),

@@ -42,6 +42,7 @@ from flambeau.request_queue import RequestQueue
 from flambeau.sequence_queue import SequenceLimits, SequenceQueue
 from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
 
+
 _OPTIMIZING_S = 3.0  # a start may take so much longer, once per archive and machine
 
 
@@ -405,6 +406,12 @@ class ModelVersion(SlotObserver):
             batch_mode=self._mode,
             retry=self.settings.may_rerun,
             sequence_headers=self._host.sequence_headers,
+            optimize=OptimizeWish(
+                level=self.settings.optimize,
+                within_s=min(_OPTIMIZING_S, 0.1 * self.settings.startup_timeout_s),
+                choose_threads=self.settings.threads_per_worker == 0,
+                archive_digest=self.package.digest,
+            ),
         )
 
     def _removed_text(self) -> str:
@@ -418,9 +425,3 @@ class ModelVersion(SlotObserver):
             "workers API to add workers. If this is a sequence inference, please check if it is "
             f"closed, or expired; or exceeds maxSequenceJobQueueSize{cause}"
         )
-            optimize=OptimizeWish(
-                level=self.settings.optimize,
-                within_s=min(_OPTIMIZING_S, 0.1 * self.settings.startup_timeout_s),
-                choose_threads=self.settings.threads_per_worker == 0,
-                archive_digest=self.package.digest,
-            ),

@@ -185,6 +185,7 @@ def _start(
             load_s=loaded_at - began_at,
             warm_up_s=ready_at - loaded_at,
             check=check,
+            optimization=instance.optimization,
             metrics=instance.take_metrics(),
         )
     )
@@ -212,7 +213,6 @@ def _load_failed(stage: LoadStage, error: BaseException, *, model_dir: str) -> L
         kind=FailureKind.OUT_OF_RESOURCES if memory else FailureKind.HANDLER_FAILED,
         message=f"{message} ({places[-1]})" if places else message,
     )
-            optimization=instance.optimization,
 
 
 if __name__ == "__main__":

@@ -94,9 +94,9 @@ class WorkerSlot:
         stage: How far a starting worker has got.
         reason: What the last worker died or failed of; empty when all is well.
         check: What the self-check of the present worker found.
+        optimization: In which form the present worker runs the model.
         process: The present worker once it is ready.
         first_start: Resolved when the first worker is ready; raises why when it is not.
-        optimization: In which form the present worker runs the model.
     """
 
     def __init__(self, spec: WorkerSpec, batcher: Batcher, observer: SlotObserver) -> None:
@@ -115,9 +115,9 @@ class WorkerSlot:
         self.stage = LoadStage.STARTING
         self.reason = ""
         self.check = ""
+        self.optimization = ""
         self.process: WorkerProcess | None = None
         self._task = loop.create_task(self._keep_alive())
-        self.optimization = ""
 
     async def stop(self, *, wait_for_batch: bool) -> None:
         """End the worker, after the batch it has or at once."""
@@ -181,10 +181,10 @@ class WorkerSlot:
         self.state = WorkerState.READY
         self.reason = ""
         self.check = loaded.check
+        self.optimization = loaded.optimization
         self._enter(LoadStage.READY)
         self._observer.worker_loaded(self.spec.worker_id, loaded)
         self._batcher.add(process)
-        self.optimization = loaded.optimization
         if not self.first_start.done():
             self.first_start.set_result(loaded)
         _log.info(
