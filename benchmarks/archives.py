@@ -8,8 +8,9 @@ import numpy as np
 import torch
 
 import flambeau
+from benchmarks.workloads.lenet import NUM_PIXELS, make_lenet
 from flambeau.testing import make_archive
-from training.models import LeNet5, ResNet18
+from training.models import ResNet18
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,9 +22,8 @@ def handle(data, context):
 
 
 def lenet(path: Path) -> Path:
-    """LeNet-5 for one 32 x 32 image of float32; returns a request's body beside it."""
-    model = LeNet5(num_classes=10, in_channels=1)
-    return _exported(model, (1, 32, 32), path)
+    """LeNet for 784 pixels of float32; returns a request's body beside it."""
+    return _exported(make_lenet(), (NUM_PIXELS,), path)
 
 
 def resnet18(path: Path) -> Path:

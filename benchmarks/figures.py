@@ -6,11 +6,15 @@ Saved as JSON with the field names as keys, so that a run of today can be held a
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+
+from benchmarks.figures_budget import Budget
+from benchmarks.figures_growth import Growth, SwapCost
+from benchmarks.figures_start import Start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,6 +142,9 @@ class Results:
         measured_on: `YYYY-MM-DD`.
         round_s: Seconds of each measurement of load.
         batch_size: Most requests per handler call in the load rounds.
+        swaps: Replacements under a full load, to see that nothing is lost.
+        half_load: What swaps cost; None where nobody asked, as for the rest.
+        budgets: One per number of connections; empty where py-spy may not look.
     """
 
     measured_on: str
@@ -147,6 +154,10 @@ class Results:
     round_s: float
     batch_size: int
     swaps: Swaps
+    half_load: SwapCost | None = None
+    growth: Growth | None = None
+    start: Start | None = None
+    budgets: list[Budget] = field(default_factory=list[Budget])
 
 
 def save(results: Results, path: Path) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import httptools
+import uvloop
 
 from benchmarks.figures import percentile
 from benchmarks.figures_growth import Latency
@@ -59,7 +60,7 @@ def measure(
             until = asyncio.sleep(seconds)
             return await at_rate(url, request, rate=rate, connections=connections, until=until)
 
-    return summarise(asyncio.run(run()), rate=rate)
+    return summarise(uvloop.run(run()), rate=rate)
 
 
 def summarise(answers: Sequence[Answered], *, rate: float) -> Latency:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks import report_budget, report_growth, report_start, targets
 from benchmarks.figures import Load, median_bare, median_load
+from benchmarks.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from benchmarks.figures import Machine, Results, Swaps, Training
+    from benchmarks.targets import Target
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 
@@ -20,6 +23,11 @@ INTRODUCTION = """\
 `make bench` measures all of this in a few minutes and writes this page anew; `make bench
 ARGS=--quick` takes a minute and only prints. The figures are from one machine, with client and
 server on the same cores: read the ratios, not the absolute numbers, and measure on yours.
+[Beside other servers](benchmarks-peers.md) has the same work done by others.
+"""
+
+HOW_TARGETS = """\
+What the figures below are held against.
 """
 
 HOW_LOAD = """\
@@ -44,11 +52,31 @@ def render(results: Results | None) -> str:
     sections = [
         INTRODUCTION,
         _machine(results.machine, results.measured_on),
+        *_targets(targets.of(results)),
         _training(results.training),
         _load(results),
-        _swaps(results.swaps),
     ]
+    if results.budgets:
+        sections.append(report_budget.render(results.budgets))
+    sections.append(_swaps(results.swaps))
+    if results.half_load is not None:
+        sections.append(report_growth.render_swaps(results.half_load))
+    if results.start is not None:
+        sections.append(report_start.render(results.start))
+    if results.growth is not None:
+        sections.append(report_growth.render(results.growth))
     return "\n".join(sections)
+
+
+def _targets(found: Sequence[Target]) -> list[str]:
+    rows = [
+        (target.what, target.limit, target.found, "reached" if target.is_reached else "**missed**")
+        for target in found
+    ]
+    if not rows:
+        return []
+    lines = table(("what", "target", "found", ""), rows)
+    return ["\n".join(("## Targets", "", HOW_TARGETS, lines))]
 
 
 def _machine(machine: Machine, measured_on: str) -> str:
@@ -71,7 +99,7 @@ def _training(training: Training) -> str:
         ("wall clock of each run", " and ".join(f"{s:g} s" for s in training.durations_s)),
     ]
     text = f"`{training.config}`, {training.num_epochs} epochs, twice with one seed.\n"
-    return "\n".join(("## Training", "", text, _table(("", ""), rows)))
+    return "\n".join(("## Training", "", text, table(("", ""), rows)))
 
 
 def _load(results: Results) -> str:
@@ -108,8 +136,8 @@ def _load(results: Results) -> str:
     return "\n".join(
         (
             *("## Serving against the bare model", "", how),
-            _table(("bare: batch", "samples/s", "p50 ms per call", "p99 ms per call"), bare_rows),
-            _table((*heads, *ratios), load_rows),
+            table(("bare: batch", "samples/s", "p50 ms per call", "p99 ms per call"), bare_rows),
+            table((*heads, *ratios), load_rows),
         )
     )
 
@@ -136,9 +164,4 @@ def _swaps(swaps: Swaps) -> str:
         ("wall clock", f"{swaps.duration_s:.1f} s"),
     ]
     how = HOW_SWAP.format(connections=swaps.connections, num_swaps=swaps.num_swaps)
-    return "\n".join(("## Hot swaps under load", "", how, _table(("", ""), rows)))
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return "\n".join(("## Hot swaps under load", "", how, table(("", ""), rows)))

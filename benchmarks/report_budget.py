@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from benchmarks.figures_budget import Budget
 
 HOW = """\
-Microseconds per request: LeNet-5, 4 KB of raw float32, one worker, batches of at most 16. With one
+Microseconds per request: LeNet, 3 KB of raw float32, one worker, batches of at most 16. With one
 connection the whole is the client's wait. With more it is the time of all cores: 1 s x cores
 divided by the requests answered in it. CPU time is the kernel's count; its split into stages is
 sampled from stacks, so a stage's figure is as sure as its share of {num_samples:,} samples.

@@ -17,7 +17,7 @@ request's time counts from when it was due. Within a table everything else stays
 """
 
 HOW_CONNECTIONS = """\
-LeNet-5 on one worker. *Idle* are connections beside the 8 that are used.
+LeNet on one worker. *Idle* are connections beside the 8 that are used.
 """
 
 HOW_BODIES = """\
@@ -29,7 +29,7 @@ One model is asked; the others are registered and have no workers.
 """
 
 HOW_WORKERS = """\
-LeNet-5 at 64 connections. More workers than cores can only wait for one another.
+LeNet at 64 connections. More workers than cores can only wait for one another.
 """
 
 HOW_SWAP = """\

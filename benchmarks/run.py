@@ -1,4 +1,4 @@
-"""Measure training, serving and hot swaps; print the tables and write them to `docs/benchmarks.md`.
+"""Measure training, serving, swaps and growth; print it and write it to `docs/benchmarks.md`.
 
     python -m benchmarks.run            # minutes
     python -m benchmarks.run --quick    # one short round of each; prints only
@@ -13,18 +13,32 @@ import datetime as dt
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks import accuracy, bare, load, machine, report, swap
+from benchmarks import (
+    accuracy,
+    bare,
+    budget,
+    growth,
+    half_load,
+    load,
+    machine,
+    report,
+    start,
+    swap,
+)
 from benchmarks.figures import HERE, QUOTED, Results, Round, save
+from benchmarks.sampling import SamplerError
 from benchmarks.server import FLAMBEAU, serve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from benchmarks.figures_budget import Budget
 
 MODEL = "digits"
 SAMPLE_SHAPE = (1, 32, 32)  # what training/configs/digits_lenet.toml feeds LeNet-5
@@ -41,9 +55,27 @@ class Plan:
     round_s: float = 5.0
     num_swaps: int = 5
     num_requests: int = 3000
+    num_windows: int = 5
+    swaps_per_window: int = 4
+    quiet_s: float = 4.0
+    num_starts: int = 3
+    budget_s: float = 6.0
+    sizes: growth.Sizes = field(default_factory=growth.Sizes)
 
 
-QUICK = Plan(overrides=("epochs=2",), num_rounds=1, round_s=1.0, num_swaps=1, num_requests=200)
+QUICK = Plan(
+    overrides=("epochs=2",),
+    num_rounds=1,
+    round_s=1.0,
+    num_swaps=1,
+    num_requests=200,
+    num_windows=1,
+    swaps_per_window=1,
+    quiet_s=1.0,
+    num_starts=1,
+    budget_s=1.0,
+    sizes=growth.QUICK,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +103,12 @@ def is_sound(results: Results) -> bool:
     """Whether the answers were right, whatever their speed."""
     errors = sum(load.num_errors for one in results.rounds for load in one.loads)
     swaps = results.swaps
-    return results.training.identical and not (errors or swaps.num_failed or swaps.num_wrong)
+    bad = errors + swaps.num_failed + swaps.num_wrong
+    if (cost := results.half_load) is not None:
+        bad += cost.num_wrong + cost.quiet.num_errors + cost.swapping.num_errors
+    if results.growth is not None:
+        bad += results.growth.num_errors
+    return results.training.identical and not bad
 
 
 def measure(plan: Plan) -> Results:
@@ -86,13 +123,24 @@ def measure(plan: Plan) -> Results:
         archive = export(runs[0].checkpoint, directory / "model_store" / "digits-1.0.mar")
         rounds = measure_rounds(plan, archive=archive, directory=directory)
         _say(f"{plan.num_swaps} swaps under load")
-        (directory / "swap").mkdir()
         swaps = swap.measure(
-            directory / "swap",
+            _fresh(directory / "swap"),
             num_swaps=plan.num_swaps,
             num_requests=plan.num_requests,
             connections=16,
         )
+        _say(f"{plan.num_windows * plan.swaps_per_window} swaps at half load")
+        swap_cost = half_load.measure(
+            _fresh(directory / "half_load"),
+            num_windows=plan.num_windows,
+            swaps_per_window=plan.swaps_per_window,
+            quiet_s=plan.quiet_s,
+        )
+        _say("starts")
+        started = start.measure(_fresh(directory / "start"), num_rounds=plan.num_starts)
+        _say("growth")
+        grown = growth.measure(_fresh(directory / "growth"), plan.sizes)
+        budgets = measure_budgets(plan, _fresh(directory / "budget"))
     return Results(
         measured_on=dt.datetime.now(tz=dt.timezone.utc).date().isoformat(),
         machine=machine.describe(),
@@ -101,6 +149,10 @@ def measure(plan: Plan) -> Results:
         round_s=plan.round_s,
         batch_size=BATCH_SIZE,
         swaps=swaps,
+        half_load=swap_cost,
+        start=started,
+        growth=grown,
+        budgets=budgets,
     )
 
 
@@ -139,6 +191,23 @@ def measure_rounds(plan: Plan, *, archive: Path, directory: Path) -> list[Round]
                 )
             )
     return rounds
+
+
+def measure_budgets(plan: Plan, directory: Path) -> list[Budget]:
+    """Where the time of a request goes; none where the sampler may not look."""
+    _say("budget of a request")
+    try:
+        found = budget.measure(directory, seconds=plan.budget_s)
+    except SamplerError as error:
+        _say(f"no budget: {error}")
+        return []
+    budget.keep(directory)
+    return found
+
+
+def _fresh(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
 
 
 def _say(what: str) -> None:

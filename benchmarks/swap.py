@@ -26,16 +26,23 @@ if TYPE_CHECKING:
 
 MODEL = "numbered"
 NUM_FEATURES = 64
+WIDTH = 512
 
 
 class Numbered(torch.nn.Module):
-    """Answers with its own number, whatever the input."""
+    """Answers with its own number, whatever the input, after so many layers of work."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, *, num_layers: int = 0) -> None:
         super().__init__()
         self.number = torch.nn.Parameter(torch.tensor(float(number)))
+        self.widen = torch.nn.Linear(NUM_FEATURES, WIDTH)
+        self.layer = torch.nn.Linear(WIDTH, WIDTH)
+        self.num_layers = num_layers
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.widen(x)
+        for _ in range(self.num_layers):
+            x = torch.tanh(self.layer(x))
         return x.sum(dim=1, keepdim=True) * 0.0 + self.number
 
 
@@ -82,18 +89,9 @@ def measure(directory: Path, *, num_swaps: int, num_requests: int, connections: 
         num_requests: The fewest to send.
         connections: Clients that ask one after the other.
     """
-    store = directory / "model_store"
-    store.mkdir()
-    for number in range(1, num_swaps + 2):
-        flambeau.export(
-            Numbered(number),
-            torch.zeros(2, NUM_FEATURES),
-            name=MODEL,
-            version=str(number),
-            path=store / _archive(number),
-        )
+    export_versions(directory / "model_store", count=num_swaps + 1)
     with serve("--model-store", "model_store", "--no-access-log", cwd=directory) as server:
-        server.register(_archive(1), num_workers=1, batch_size=8)
+        server.register(archive_name(1), num_workers=1, batch_size=8)
         traffic = Traffic(url=f"{server.inference_url}/predictions/{MODEL}")
         flips = asyncio.run(
             _swap_under(
@@ -105,6 +103,24 @@ def measure(directory: Path, *, num_swaps: int, num_requests: int, connections: 
             )
         )
     return summarise(traffic.answers, flips, connections=connections)
+
+
+def export_versions(store: Path, *, count: int, num_layers: int = 0) -> None:
+    """Write archives of versions from 1 on; `num_layers` makes them as slow as is wanted."""
+    store.mkdir()
+    for number in range(1, count + 1):
+        flambeau.export(
+            Numbered(number, num_layers=num_layers),
+            torch.zeros(2, NUM_FEATURES),
+            name=MODEL,
+            version=str(number),
+            path=store / archive_name(number),
+        )
+
+
+def archive_name(number: int) -> str:
+    """The file of a version."""
+    return f"{MODEL}-{number}.mar"
 
 
 def summarise(answers: Sequence[Answer], flips: Sequence[Flip], *, connections: int) -> Swaps:
@@ -176,7 +192,7 @@ async def _swap_under(
         try:
             for number in range(2, num_swaps + 2):
                 await traffic.wait_answered(len(traffic.answers) + per_version)
-                flips.append(await _deploy(client, management_url, number=number))
+                flips.append(await deploy(client, management_url, number=number))
             await traffic.wait_answered(max(num_requests, len(traffic.answers) + per_version))
         finally:
             traffic.is_enough = True
@@ -184,14 +200,18 @@ async def _swap_under(
     return flips
 
 
-async def _deploy(client: httpx.AsyncClient, management_url: str, *, number: int) -> Flip:
+async def deploy(client: httpx.AsyncClient, management_url: str, *, number: int) -> Flip:
     """Replace the default version and wait until the old one is gone.
 
     Raises:
         RuntimeError: The deployment failed.
     """
     url = f"{management_url}/models/{MODEL}/deploy"
-    query: dict[str, str | int] = {"url": _archive(number), "initial_workers": 1, "batch_size": 8}
+    query: dict[str, str | int] = {
+        "url": archive_name(number),
+        "initial_workers": 1,
+        "batch_size": 8,
+    }
     after = before = time.monotonic()
     step = "nothing"
     async with client.stream("POST", url, params=query) as response:
@@ -202,7 +222,3 @@ async def _deploy(client: httpx.AsyncClient, management_url: str, *, number: int
     if step != "done":
         raise RuntimeError(f"deploying version {number} ended with {step}")
     return Flip(version=number, after=after, before=before)
-
-
-def _archive(number: int) -> str:
-    return f"{MODEL}-{number}.mar"

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from benchmarks.figures_growth import slope, steepest, worst_fall
 
 if TYPE_CHECKING:
+    from benchmarks.figures import Results
     from benchmarks.figures_growth import Growth, SwapCost
+    from benchmarks.figures_start import Start
 
 LARGE_BODY_BYTES = 2**16  # below it, a request's own cost hides that of its bytes
 # what repeated measurements of one thing differ by here
@@ -50,6 +52,18 @@ class Target:
         )
 
 
+def of(results: Results) -> list[Target]:
+    """All that the results can be held against."""
+    found: list[Target] = []
+    if results.half_load is not None:
+        found += of_swaps(results.half_load)
+    if results.start is not None:
+        found += of_start(results.start)
+    if results.growth is not None:
+        found += of_growth(results.growth)
+    return found
+
+
 def of_growth(growth: Growth) -> list[Target]:
     """Linear in bytes, flat in models, no cliff anywhere."""
     large = [point for point in growth.bodies if point.size >= LARGE_BODY_BYTES]
@@ -89,6 +103,12 @@ def of_growth(growth: Growth) -> list[Target]:
             "requests/s with more workers, to the best with fewer", 0.75, worst_fall(of_workers)
         ),
     ]
+
+
+def of_start(start: Start) -> list[Target]:
+    """One more worker is soon there."""
+    what = "seconds until one more worker is ready, ResNet-18"
+    return [Target.at_most(what, 0.5, start.extra_worker_s, unit=" s")]
 
 
 def of_swaps(cost: SwapCost) -> list[Target]:
