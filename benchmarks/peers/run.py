@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
+import signal
 import subprocess
 import sys
 import tempfile
@@ -36,7 +37,7 @@ from flambeau.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-QUICK: Final = Plan(num_rounds=1, round_s=1)
+QUICK: Final = Plan(num_rounds=1, round_s=1, works=("W1", "W3", "W5"), starts=False)
 QUICK_RESULTS: Final = CACHE / "quick.json"
 UNFINISHED: Final = CACHE / "unfinished.json"
 
@@ -60,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SystemExit(f"there is no {path} to go on with; run without --resume")
         results = read(path)
         results.num_rounds = plan.num_rounds
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else servers would outlive it
     measure(plan, results, path=path)
     print(page.render(results, with_plots=False))
     if not args.quick:
@@ -143,7 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="one round of a second each")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round of W1, W3 and W5, a second each"
+    )
     parser.add_argument("--only", metavar="PEER,...", help=f"of {', '.join(PEERS)}")
     parser.add_argument("--work", metavar="WORK,...", help="of W1 to W5")
     parser.add_argument("--rounds", type=int, metavar="N", help="how often all is measured")
