@@ -61,9 +61,10 @@ class TensorHandler(SampleHandler):
 
     def stacked(self, data: Sequence[Row]) -> tuple[torch.Tensor, ...] | None:
         """Raw bodies of equal lengths, for a model with one input."""
-        if self.signature is None or len(self.signature.inputs) > 1 or self._decodes_otherwise():
+        specs = () if self.signature is None else self.signature.inputs
+        if len(specs) != 1 or self._decodes_otherwise():
             return None
-        spec = self.signature.inputs[0]
+        (spec,) = specs
         bodies: list[bytearray] = []
         for idx, row in enumerate(data):
             body = self._raw_body(row, idx, spec.name)

@@ -7,6 +7,7 @@ model's batch size, and may cancel each.
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 import time
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Channel(Protocol):
 
 def serve_batches(channel: Channel, instance: ModelInstance, *, mode: BatchMode) -> None:
     """Answer batches until the front hangs up."""
+    gc.freeze()  # what is loaded stays: full collections among requests need not look at it
     match mode:
         case BatchMode.IN_TURN:
             _serve_in_turn(channel, instance)

@@ -27,6 +27,7 @@ from flambeau.errors import (
 from flambeau.failure_text import print_traceback, text_of
 from flambeau.handler import BaseHandler
 from flambeau.handler_metrics import MetricsCache
+from flambeau.heap import keep_freed_memory
 from flambeau.messages import (
     BatchDone,
     Chunk,
@@ -83,6 +84,7 @@ class ModelInstance:
             OutOfResources: The model does not fit into memory.
             Exception: Whatever the loader or the handler's own code raises.
         """
+        keep_freed_memory()
         torch.set_num_threads(load.num_threads)
         _select_device(load.device)
         with _naming_lack_of_memory(f"loading the model on {load.device}"):
