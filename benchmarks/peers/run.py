@@ -36,6 +36,7 @@ from flambeau.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import FrameType
 
 QUICK: Final = Plan(num_rounds=1, round_s=1, works=("W1", "W3", "W5"), starts=False)
 QUICK_RESULTS: Final = CACHE / "quick.json"
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise SystemExit(f"there is no {path} to go on with; run without --resume")
         results = read(path)
         results.num_rounds = plan.num_rounds
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else servers would outlive it
+    signal.signal(signal.SIGTERM, _leave)  # else servers would outlive it
     measure(plan, results, path=path)
     print(page.render(results, with_plots=False))
     if not args.quick:
@@ -126,6 +127,11 @@ def _add_subjects(plan: Plan, results: Results) -> None:
         results.subjects.append(
             Subject(name=name, title=peer.title, version=version, settings=peer.settings)
         )
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    sys.exit(1)
 
 
 def _empty(plan: Plan) -> Results:
