@@ -11,12 +11,13 @@ import ctypes
 import os
 import signal
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Protocol
 
 from flambeau.errors import WorkerDied
+from flambeau.messages import LoadModel
 
 _PR_SET_CHILD_SUBREAPER: Final = 36  # <linux/prctl.h>
 _UNKNOWN_CODE: Final = 255  # of a process that somebody else has waited for; asyncio says the same
@@ -40,16 +41,33 @@ class Child(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SharedModel:
+    """A model that is to be loaded once for several workers, if it allows that.
+
+    Attributes:
+        load: What they load.
+        only_builtin: Share it only if its handler is one of Flambeau's own.
+        timeout_s: Seconds its loading may take.
+    """
+
+    load: LoadModel
+    only_builtin: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Launch:
     """What a worker process is started with.
 
     Attributes:
         command: The interpreter, and the module it runs.
         environment: Its whole environment.
+        shared: The model to share with other workers of it; None for a model of its own.
     """
 
     command: tuple[Path, str]
     environment: Mapping[str, str]
+    shared: SharedModel | None = None
 
 
 class StartWorker(Protocol):
@@ -143,6 +161,10 @@ class AdoptedChild:
     async def wait(self) -> int:
         """Its exit code, or minus the number of the signal that ended it."""
         return await asyncio.shield(self._code)
+
+    def add_done_callback(self, on_end: Callable[[], None]) -> None:
+        """Call this once it has ended."""
+        self._code.add_done_callback(lambda _: on_end())
 
     def _ended(self) -> None:
         self._loop.remove_reader(self._pidfd)

@@ -126,6 +126,18 @@ def find_module(name: str, *, model_dir: Path) -> ModuleType:
     )
 
 
+def is_builtin(load: LoadModel) -> bool:
+    """Whether the handler is a built-in one, named as such and not replaced by the archive's.
+
+    Raises:
+        OSError, ArchiveError: There is no archive's manifest.
+    """
+    model_dir = Path(load.model_dir)
+    handler = load.handler or Manifest.from_json((model_dir / MANIFEST_PATH).read_bytes()).handler
+    file = f"{(handler or '').partition(':')[0].removesuffix('.py')}.py"
+    return (builtin_dir() / file).is_file() and not (model_dir / file).exists()
+
+
 def load_builtin(name: str) -> ModuleType:
     """Import a built-in handler, e.g. to subclass what it defines: `image_classifier`."""
     return load_module(builtin_dir() / f"{name}.py")

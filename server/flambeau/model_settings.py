@@ -47,6 +47,8 @@ class ModelSettings:
         parallel_type: `pp`, `tp`, `pptp`, `custom`, or empty for one process per worker.
         parallel_level: GPUs (and processes) per worker, 1 or more.
         retry: Whether requests of a batch that failed may be run again, apart from each other.
+        share_weights: Whether the model is loaded once for all workers on the CPU; None where its
+            handler is a built-in one.
         threads_per_worker: Threads one operation may use on the CPU; 0 shares the CPUs out evenly.
         optimize: How far workers may change the model to make it faster.
     """
@@ -75,6 +77,7 @@ class ModelSettings:
     parallel_level: int = 1
     retry: bool = True
     threads_per_worker: int = 0
+    share_weights: bool | None = None
     optimize: OptimizeLevel = OptimizeLevel.SAFE
 
     def __post_init__(self) -> None:
@@ -170,5 +173,6 @@ _YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "parallelType": ("parallel_type", str),
     "parallelLevel": ("parallel_level", int),
     "retry": ("retry", bool),
+    "shareWeights": ("share_weights", bool),
     "threadsPerWorker": ("threads_per_worker", int),
 }

@@ -21,7 +21,7 @@ from pathlib import Path
 import flambeau
 from flambeau.batch_queue import BatchQueue
 from flambeau.batcher import Batcher, BatchPolicy
-from flambeau.child import StartWorker, start_fresh
+from flambeau.child import SharedModel, StartWorker, start_fresh
 from flambeau.devices import DeviceCycle
 from flambeau.errors import NoWorker
 from flambeau.manifest import Manifest
@@ -41,7 +41,6 @@ from flambeau.pending import PendingRequest, in_sequence
 from flambeau.request_queue import RequestQueue
 from flambeau.sequence_queue import SequenceLimits, SequenceQueue
 from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
-
 
 _OPTIMIZING_S = 3.0  # a start may take so much longer, once per archive and machine
 
@@ -340,12 +339,14 @@ class ModelVersion(SlotObserver):
 
     def _open_slot(self) -> WorkerSlot:
         settings = self.settings
+        load = self._load_message(device=self._device())
         spec = WorkerSpec(
             worker_id=str(next(self._host.worker_ids)),
-            load=self._load_message(device=self._device()),
+            load=load,
             environment=self._host.environment,
             command=(self.package.python or Path(sys.executable), self._host.worker_module),
             start_process=self._host.start_process,
+            shared=self._shared(load),
             startup_timeout_s=settings.startup_timeout_s,
             response_timeout_s=settings.response_timeout_s,
             max_retry_timeout_s=settings.max_retry_timeout_s,
@@ -353,6 +354,17 @@ class ModelVersion(SlotObserver):
         slot = WorkerSlot(spec, self._batcher, self)
         self._slots.append(slot)
         return slot
+
+    def _shared(self, load: LoadModel) -> SharedModel | None:
+        """What this version's workers are to share: weights, if they are several and on the CPU."""
+        settings = self.settings
+        if load.device != "cpu" or settings.min_workers < 2 or settings.share_weights is False:
+            return None
+        return SharedModel(
+            load=load,
+            only_builtin=settings.share_weights is None,
+            timeout_s=settings.startup_timeout_s,
+        )
 
     def _device(self) -> str:
         if self.settings.device_type == "cpu":

@@ -17,7 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flambeau.channel import WorkerChannel
-from flambeau.child import Child, Launch, StartWorker, describe_exit, start_fresh
+from flambeau.child import (
+    Child,
+    Launch,
+    SharedModel,
+    StartWorker,
+    describe_exit,
+    start_fresh,
+)
 from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerError, WorkerTimeout
 from flambeau.messages import (
     BatchDone,
@@ -78,6 +85,7 @@ class WorkerProcess:
         environment: Mapping[str, str],
         command: tuple[Path, str] = (Path(sys.executable), "flambeau.worker"),
         start_process: StartWorker = start_fresh,
+        shared: SharedModel | None = None,
         response_timeout_s: float,
         on_output: OnOutput,
     ) -> WorkerProcess:
@@ -88,13 +96,15 @@ class WorkerProcess:
             environment: The worker's whole environment.
             command: The interpreter, and the module it runs.
             start_process: Where the process comes from.
+            shared: The model to share with other workers, where that is possible.
             response_timeout_s: Longest time one batch may take.
             on_output: Called with each line the process prints.
 
         Raises:
             WorkerDied: The operating system cannot start a process now.
         """
-        process, ours = await start_process(Launch(command=command, environment=environment))
+        launch = Launch(command=command, environment=environment, shared=shared)
+        process, ours = await start_process(launch)
         max_frame_bytes = load.max_batch_size * load.max_response_bytes + _FRAME_OVERHEAD_BYTES
         channel = WorkerChannel(max_frame_bytes=max_frame_bytes)
         ours.setblocking(False)  # noqa: FBT003  # socket's own signature

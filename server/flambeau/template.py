@@ -1,5 +1,8 @@
 """A template: a process that has imported torch and forks workers when the front says so.
 
+Another template may be forked from it, which loads a model before it forks workers of that model:
+they share the memory of its weights for as long as they do not write to it.
+
 It has a single thread and never uses a GPU, for neither survives a fork; before each fork it makes
 sure of both. A worker is forked twice over, so that its parent is gone at once and the front adopts
 it: its end is the front's to hear, and a template's end is nothing to a worker.
@@ -7,18 +10,24 @@ it: its end is the front's to hear, and a template's end is nothing to a worker.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import socket
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from flambeau.template_messages import (
     MAX_DATAGRAM_BYTES,
     Forked,
+    Preload,
+    Preloaded,
     Refused,
     TemplateReady,
     decode_to_template,
@@ -28,42 +37,103 @@ from flambeau.template_messages import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flambeau.instance import ModelInstance
+    from flambeau.messages import LoadModel
+    from flambeau.template_messages import FromTemplate
+
 FLAG: Final = "--template"  # on the command line of a worker module: be a template instead
+_NUM_FILES: Final = 3  # a new process's socket, stdout and stderr
 _THREADS: Final = Path("/proc/self/task")
+_CHILDREN: Final = Path("/proc/thread-self/children")  # of the only thread
+_FILES: Final = Path("/proc/self/fd")
 _STAT: Final = Path("/proc/self/stat")
 _COMMAND_LINE: Final = Path("/proc/self/cmdline")
 _ARG_START: Final = 45  # its place in /proc/PID/stat behind the name; man 5 proc
 _ADOPTION_S: Final = 0.0005  # between two looks for the new parent
 
 
-def serve(
-    sock: socket.socket, *, prepare: Callable[[], None], run_worker: Callable[[socket.socket], int]
-) -> int:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Roles:
+    """What a template and those it forks do; `worker.py` says how.
+
+    Attributes:
+        prepare: Import what workers need.
+        begin: Tie a new process to the front.
+        load: Load a model.
+        is_builtin: Whether a model's handler is one of Flambeau's own.
+        work: Be a worker until the front hangs up, with the model that is loaded already, if any.
+    """
+
+    prepare: Callable[[], None]
+    begin: Callable[[socket.socket], None]
+    load: Callable[[LoadModel], ModelInstance]
+    is_builtin: Callable[[LoadModel], bool]
+    work: Callable[[socket.socket, ModelInstance | None], int]
+
+
+def serve(sock: socket.socket, roles: Roles) -> int:
     """Fork workers until the front hangs up.
 
     Args:
         sock: The template's end of its socket.
-        prepare: Imports what workers need.
-        run_worker: What a worker does with its own socket.
+        roles: What it and they do.
 
     Returns:
-        The exit status, of the template and of each worker: both return from here.
+        The exit status, of the template and of all who are forked from it: they return from here.
     """
     front = os.getppid()
-    prepare()
+    instance: ModelInstance | None = None
+    roles.prepare()
     _stay_single()
     sock.send(encode(TemplateReady()))
     while True:
-        datagram, files, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, 3)
+        datagram, files, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, _NUM_FILES)
         if not datagram:
             return 0
-        decode_to_template(datagram)
-        answer = _fork(front, sock, files)
-        if answer is None:
-            return run_worker(socket.socket(fileno=files[0]))
+        message = decode_to_template(datagram)
+        answer: FromTemplate | None
+        if isinstance(message, Preload):
+            instance, answer = _preload(message, roles)
+        else:
+            answer = _fork(front, sock, files)
+            if answer is None:  # this is the new process
+                sock = socket.socket(fileno=files.pop(0))
+                if not message.is_template:
+                    _take_off_flag()
+                    return roles.work(sock, instance)
+                roles.begin(sock)
+                answer = TemplateReady()
         for descriptor in files:
             os.close(descriptor)
         sock.send(encode(answer))
+
+
+def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Preloaded | Refused]:
+    """Load a model, unless what its loading leaves behind would not survive a fork."""
+    import torch  # noqa: PLC0415  # as below
+
+    if message.only_builtin and not roles.is_builtin(message.load):
+        return None, Refused("its handler is its own")
+    before = _open_files()
+    try:
+        instance = roles.load(msgspec.structs.replace(message.load, num_threads=1))
+    except BaseException as error:  # noqa: BLE001  # the worker that tries it next says it better
+        return None, Refused(f"loading it raised {type(error).__name__}")
+    torch.set_num_threads(1)
+    if reason := why_not_fork():
+        return None, Refused(reason)
+    if opened := _open_files() - before:
+        return None, Refused(f"it keeps {', '.join(sorted(opened))} open")
+    _freeze()
+    return instance, Preloaded()
+
+
+def _open_files() -> set[str]:
+    found: set[str] = set()
+    for each in _FILES.iterdir():
+        with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+            found.add(f"{each.name} ({each.readlink()})")
+    return found
 
 
 def why_not_fork() -> str:
@@ -73,6 +143,8 @@ def why_not_fork() -> str:
     num_threads = len(list(_THREADS.iterdir()))
     if num_threads > 1:
         return f"it has {num_threads} threads"
+    if children := _CHILDREN.read_text(encoding="ascii").split() if _CHILDREN.is_file() else ():
+        return f"it has started {len(children)} processes"
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return "it uses a GPU"
     return ""
@@ -89,14 +161,18 @@ def _stay_single() -> None:
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
+    _freeze()
+
+
+def _freeze() -> None:
     gc.collect()
     gc.freeze()  # else the next collection in a worker would write to every page with an object
 
 
 def _fork(front: int, sock: socket.socket, files: list[int]) -> Forked | Refused | None:
     """Fork a worker; None in the worker itself."""
-    if len(files) != 3:
-        return Refused(f"it was sent {len(files)} open files instead of 3")
+    if len(files) != _NUM_FILES:
+        return Refused(f"it was sent {len(files)} open files instead of {_NUM_FILES}")
     if reason := why_not_fork():
         return Refused(reason)
     sys.stdout.flush()
@@ -134,16 +210,20 @@ def _leave(sock: socket.socket, files: list[int]) -> None:
     """Be a process of its own, with nothing in common with the template but memory."""
     sock.close()
     os.setsid()
-    for descriptor, number in zip(files[1:], (1, 2), strict=True):
+    for number in (1, 2):
+        descriptor = files.pop(1)
         os.dup2(descriptor, number)
         os.close(descriptor)
-    _take_off_flag()
-    if "numpy" in sys.modules:
-        import numpy as np  # noqa: PLC0415  # imported already
+    _draw_anew()
 
-        # else all workers would draw the same; Python begins `random` anew by itself, and torch's
-        # stream starts from one seed in every process, forked or not
-        np.random.seed()  # the stream of the module's functions is meant
+
+def _draw_anew() -> None:
+    """Begin the streams of random numbers anew; Python does so with `random` by itself."""
+    import numpy as np  # noqa: PLC0415  # as above
+    import torch  # noqa: PLC0415  # as above
+
+    np.random.seed()  # the stream of the module's functions is meant
+    torch.default_generator.seed()
 
 
 def _wait_adopted(between: int, front: int) -> None:

@@ -1,8 +1,8 @@
 """What the front and a template say to each other, as plain data.
 
 Each message is one datagram of a `SOCK_SEQPACKET` pair. The front sends `Fork`, with three open
-files: the worker's end of its socket, its stdout and its stderr. The template answers each in turn,
-and says `TemplateReady` once before. Both close the socket to say good-bye.
+files: the new process's end of its socket, its stdout and its stderr. The template answers each in
+turn, and says `TemplateReady` once before. Both close the socket to say good-bye.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 import msgspec
 
 from flambeau.errors import WorkerError
+from flambeau.messages import LoadModel
 
 MAX_DATAGRAM_BYTES: Final = 1 << 16
 
@@ -25,11 +26,33 @@ class TemplateReady(msgspec.Struct, frozen=True, tag=True):
 
 
 class Fork(msgspec.Struct, frozen=True, tag=True):
-    """Fork one worker."""
+    """Fork one worker, or another template.
+
+    Attributes:
+        is_template: Whether it is to be a template, which then says `TemplateReady` itself.
+    """
+
+    is_template: bool
+
+
+class Preload(msgspec.Struct, frozen=True, tag=True):
+    """Load a model, so that the workers forked from now on have it.
+
+    Attributes:
+        load: What they will be told to load.
+        only_builtin: Refuse if the handler is not one of Flambeau's own.
+    """
+
+    load: LoadModel
+    only_builtin: bool
+
+
+class Preloaded(msgspec.Struct, frozen=True, tag=True):
+    """The model is loaded, and nothing about it stands in the way of a fork."""
 
 
 class Forked(msgspec.Struct, frozen=True, tag=True):
-    """A worker runs, and its parent is the front.
+    """The new process runs, and its parent is the front.
 
     Attributes:
         pid: Its process id.
@@ -48,8 +71,8 @@ class Refused(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-ToTemplate: TypeAlias = Fork
-FromTemplate: TypeAlias = TemplateReady | Forked | Refused
+ToTemplate: TypeAlias = Fork | Preload
+FromTemplate: TypeAlias = TemplateReady | Forked | Preloaded | Refused
 
 _encoder = msgspec.msgpack.Encoder()
 _to_template: msgspec.msgpack.Decoder[ToTemplate] = msgspec.msgpack.Decoder(ToTemplate)

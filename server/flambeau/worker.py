@@ -69,19 +69,38 @@ def main(
         if not options.template:
             return _run(sock, load_entry_point)
         _tie_to_front(sock)
-
-        def prepare_all() -> None:
-            # they import torch: not before
-            from flambeau import batch_loops, image_handler, instance  # noqa: F401, PLC0415
-
-            prepare()
-
-        return template.serve(
-            sock, prepare=prepare_all, run_worker=lambda own: _run(own, load_entry_point)
-        )
+        return template.serve(sock, _roles(load_entry_point, prepare))
 
 
-def _run(sock: socket.socket, load_entry_point: LoadEntryPoint | None) -> int:
+def _roles(load_entry_point: LoadEntryPoint | None, prepare: Callable[[], None]) -> template.Roles:
+    """What a template and its workers do."""
+
+    def prepare_all() -> None:
+        # they import torch: not before
+        from flambeau import batch_loops, image_handler, instance  # noqa: F401, PLC0415
+
+        prepare()
+
+    def is_builtin(load: LoadModel) -> bool:
+        from flambeau.loading import is_builtin  # noqa: PLC0415  # as above
+
+        return is_builtin(load)
+
+    return template.Roles(
+        prepare=prepare_all,
+        begin=_become_worker,
+        load=lambda load: _load(load, load_entry_point),
+        is_builtin=is_builtin,
+        work=lambda sock, instance: _run(sock, load_entry_point, loaded=instance),
+    )
+
+
+def _run(
+    sock: socket.socket,
+    load_entry_point: LoadEntryPoint | None,
+    *,
+    loaded: ModelInstance | None = None,
+) -> int:
     with sock:
         _become_worker(sock)
         channel = Channel(sock)
@@ -89,7 +108,7 @@ def _run(sock: socket.socket, load_entry_point: LoadEntryPoint | None) -> int:
         if load is None:
             return 0
         assert isinstance(load, LoadModel)
-        instance = _start(load, channel, load_entry_point)
+        instance = _start(load, channel, load_entry_point, loaded=loaded)
         if instance is None:
             return 1
         from flambeau.batch_loops import serve_batches  # noqa: PLC0415  # imports torch: not before
@@ -157,19 +176,27 @@ def _tie_to_front(sock: socket.socket) -> None:
     sock.set_inheritable(False)  # else a process the handler starts keeps the socket open
 
 
+def _load(load: LoadModel, load_entry_point: LoadEntryPoint | None) -> ModelInstance:
+    from flambeau.instance import ModelInstance  # noqa: PLC0415  # imports torch: not before
+    from flambeau.loading import load_handler  # noqa: PLC0415  # as above
+
+    os.chdir(load.model_dir)
+    return ModelInstance.load(load, load_entry_point=load_entry_point or load_handler)
+
+
 def _start(
-    load: LoadModel, channel: Channel, load_entry_point: LoadEntryPoint | None
+    load: LoadModel,
+    channel: Channel,
+    load_entry_point: LoadEntryPoint | None,
+    *,
+    loaded: ModelInstance | None,
 ) -> ModelInstance | None:
     """Load, warm up and check the model, telling the front each stage; None if one fails."""
     stage = LoadStage.STARTING
     began_at = time.perf_counter()
     try:
-        from flambeau.instance import ModelInstance  # noqa: PLC0415  # imports torch: not before
-        from flambeau.loading import load_handler  # noqa: PLC0415  # as above
-
-        os.chdir(load.model_dir)
         stage = _enter_stage(channel, LoadStage.LOADING)
-        instance = ModelInstance.load(load, load_entry_point=load_entry_point or load_handler)
+        instance = loaded.in_worker(load) if loaded else _load(load, load_entry_point)
         loaded_at = time.perf_counter()
         stage = _enter_stage(channel, LoadStage.WARMING_UP)
         instance.warm_up()

@@ -19,7 +19,7 @@ from enum import Enum
 from pathlib import Path
 
 from flambeau.batcher import Batcher
-from flambeau.child import StartWorker
+from flambeau.child import SharedModel, StartWorker
 from flambeau.errors import LoadFailed, WorkerDied, WorkerError
 from flambeau.messages import Loaded, LoadModel, LoadStage
 from flambeau.output import Stream
@@ -53,6 +53,7 @@ class WorkerSpec:
         environment: Its whole environment.
         command: The interpreter, and the module it runs.
         start_process: Where its processes come from.
+        shared: The model to share with other workers, where that is possible.
         startup_timeout_s: Seconds it may take to be ready.
         response_timeout_s: Seconds one batch may take.
         max_retry_timeout_s: Seconds of failing in a row after which it is given up.
@@ -63,6 +64,7 @@ class WorkerSpec:
     environment: Mapping[str, str]
     command: tuple[Path, str]
     start_process: StartWorker
+    shared: SharedModel | None
     startup_timeout_s: float
     response_timeout_s: float
     max_retry_timeout_s: float
@@ -167,6 +169,7 @@ class WorkerSlot:
             environment=self.spec.environment,
             command=self.spec.command,
             start_process=self.spec.start_process,
+            shared=self.spec.shared,
             response_timeout_s=self.spec.response_timeout_s,
             on_output=self._on_output,
         )
