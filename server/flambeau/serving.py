@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -64,6 +65,8 @@ async def serve(
         listeners = [stack.enter_context(opened) for opened in listeners_of(parts, tokens, beside)]
         stop = stack.enter_context(StopSignal())
         await stack.enter_async_context(parts.templates)
+        gc.collect()
+        gc.freeze()  # else each full collection walks FastAPI's objects, in the middle of requests
         await _start([*beside, *listeners])
         on_started({audience: each.url for each in listeners for audience in each.audiences})
         loading = asyncio.ensure_future(
