@@ -18,7 +18,7 @@ from flambeau.batch_rules import Hold
 T = TypeVar("T", bound=Hashable)
 
 _TICK_S = 0.0005  # timers may be early by half of their millisecond
-_CAUTION = 1.2  # of what a batch is expected to cost, where somebody else could have its place
+_CAUTION = 1.2  # times what is expected that a batch may well take
 
 
 class BatchQueue(Generic[T]):
@@ -61,6 +61,10 @@ class BatchQueue(Generic[T]):
         self._hold: Hold | None = None
         # when each busy worker is free again, at the earliest
         self._free_at: dict[object, float] = {}
+        # what one item alone costs at least, whether that can be had in time, and the longest batch
+        self._alone_s = 0.0
+        self._knows_time = False
+        self._longest_s = 0.0
 
     def __len__(self) -> int:
         return len(self._arrived_at)
@@ -76,8 +80,7 @@ class BatchQueue(Generic[T]):
 
     def is_too_late(self, *, now: float, num_workers: int) -> bool:
         """Whether one more item would miss its time because of those ahead, at their fastest."""
-        alone_s = self._cost.at_least_s(1)
-        if not alone_s or not num_workers or alone_s > self.timeout_s:
+        if not num_workers or not self._knows_time:
             return False
         wait_s = 0.0
         if len(self._free_at) >= num_workers:
@@ -85,7 +88,7 @@ class BatchQueue(Generic[T]):
         rounds = len(self._arrived_at) // self.max_batch_size // num_workers
         if rounds:
             wait_s += rounds * self._cost.at_least_s(self._largest_batch(self.max_batch_size))
-        return wait_s + alone_s > self.timeout_s
+        return wait_s + self._alone_s > self.timeout_s
 
     def put(self, item: T, *, now: float) -> None:
         """Append an item; ask `refusal` first."""
@@ -145,7 +148,7 @@ class BatchQueue(Generic[T]):
     def take_late(self, *, now: float) -> list[T]:
         """Items whose time has passed, or will have before the batch they would be in is over."""
         late: list[T] = []
-        if not self.timeout_s or self._cost.at_least_s(1) > self.timeout_s:
+        if not self._knows_time:
             return late
         num_left = len(self._arrived_at)
         for item, arrived_at in self._arrived_at.items():
@@ -153,7 +156,7 @@ class BatchQueue(Generic[T]):
                 size = self._largest_batch(min(num_left, self.max_batch_size))
                 cost_s = _CAUTION * self._cost.seen_s(size)
             else:
-                cost_s = self._cost.at_least_s(1)
+                cost_s = self._alone_s
             if arrived_at + self.timeout_s >= now + cost_s:
                 break
             late.append(item)
@@ -170,10 +173,13 @@ class BatchQueue(Generic[T]):
     def answered_batch(self, worker: object, *, size: int, seconds: float) -> None:
         """A batch is over, `seconds` after its worker began it."""
         if self.timeout_s:
+            self._cost.observe(size, seconds)
             self._free_at.pop(worker, None)
-        elif not self.max_delay_s:
-            return
-        self._cost.observe(size, seconds)
+            self._alone_s = self._cost.at_least_s(1)
+            self._knows_time = self._alone_s <= self.timeout_s
+            self._longest_s = max(self.timeout_s / 2, _CAUTION * self._cost.seen_s(1))
+        elif self.max_delay_s:
+            self._cost.observe(size, seconds)
 
     def worker_gone(self, worker: object) -> None:
         """A worker will take nothing any more."""
@@ -226,8 +232,11 @@ class BatchQueue(Generic[T]):
         )
 
     def _largest_batch(self, size: int) -> int:
-        """`size`, or as many as are answered in half the time there is: the next wait for them."""
-        while size > 1 and self._cost.seen_s(size) > self.timeout_s / 2:
+        """`size`, or as many as take half the time there is: who comes meanwhile waits for them.
+
+        More where a smaller batch would hardly be faster.
+        """
+        while size > 1 and self._cost.seen_s(size) > self._longest_s:
             size -= 1
         return size
 

@@ -162,6 +162,13 @@ def test_batches_are_short_enough_for_those_who_come_meanwhile() -> None:
     assert len(waiting.take(now=10.0)) == 5
 
 
+def test_batches_are_not_cut_short_where_that_makes_nobody_faster() -> None:
+    waiting = learned(cost_s=0.8, timeout_s=1.0)
+    for item in range(4):
+        waiting.put(item, now=10.0)
+    assert len(waiting.take(now=10.0)) == 4
+
+
 @given(
     arrivals=st.lists(st.floats(0, 10), max_size=50).map(sorted),
     batch=st.integers(1, 8),
