@@ -110,8 +110,6 @@ def serve(sock: socket.socket, roles: Roles) -> int:
 
 def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Preloaded | Refused]:
     """Load a model, unless what its loading leaves behind would not survive a fork."""
-    import torch  # noqa: PLC0415  # as below
-
     if message.only_builtin and not roles.is_builtin(message.load):
         return None, Refused("its handler is its own")
     before = _open_files()
@@ -119,12 +117,11 @@ def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Prel
         instance = roles.load(msgspec.structs.replace(message.load, num_threads=1))
     except BaseException as error:  # noqa: BLE001  # the worker that tries it next says it better
         return None, Refused(f"loading it raised {type(error).__name__}")
-    torch.set_num_threads(1)
+    _stay_single()
     if reason := why_not_fork():
         return None, Refused(reason)
     if opened := _open_files() - before:
         return None, Refused(f"it keeps {', '.join(sorted(opened))} open")
-    _freeze()
     return instance, Preloaded()
 
 
@@ -161,10 +158,6 @@ def _stay_single() -> None:
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    _freeze()
-
-
-def _freeze() -> None:
     gc.collect()
     gc.freeze()  # else the next collection in a worker would write to every page with an object
 

@@ -13,44 +13,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import Final
 
-from flambeau.child import (
-    AdoptedChild,
-    Adoption,
-    Child,
-    Launch,
-    SharedModel,
-    describe_exit,
-    start_fresh,
-)
+from flambeau.child import Adoption, Child, Launch, SharedModel, start_fresh
 from flambeau.errors import WorkerError
-from flambeau.output import Output, Stream
-from flambeau.template import FLAG
-from flambeau.template_messages import (
-    MAX_DATAGRAM_BYTES,
-    Fork,
-    Forked,
-    FromTemplate,
-    Preload,
-    Preloaded,
-    Refused,
-    TemplateError,
-    TemplateReady,
-    decode_from_template,
-    encode,
-)
+from flambeau.template_messages import TemplateError
+from flambeau.template_process import TemplateProcess
 
 _log = logging.getLogger(__name__)
-_output_log = logging.getLogger("flambeau.template")
 
-_READY_S: Final = 60.0  # for the imports of a template, on a slow disk
-_FORK_S: Final = 20.0  # a fork takes hundredths of a second, but the machine may be out of breath
 _MAX_FAILURES: Final = 3  # in a row, of templates that never became ready
 _PAUSE_S: Final = 1.0  # before one that ended is replaced
 
@@ -59,7 +32,7 @@ _PAUSE_S: Final = 1.0  # before one that ended is replaced
 class _Loaded:
     """A template with a model, and how many workers are forked or to be forked from it."""
 
-    template: asyncio.Future[Template]
+    template: asyncio.Future[TemplateProcess]
     num_users: int = 0
 
     @property
@@ -85,7 +58,7 @@ class Templates:
         self._adoption = Adoption()
         self._task: asyncio.Task[None] | None = None
         # pending while a template is on its way, None when there is none
-        self._template: asyncio.Future[Template] | None = None
+        self._template: asyncio.Future[TemplateProcess] | None = None
         # while they have workers, by the model's directory; those that failed stay
         self._loaded: dict[str, _Loaded] = {}
         self._endings: set[asyncio.Future[None]] = set()
@@ -127,7 +100,7 @@ class Templates:
         return await start_fresh(launch)
 
     async def _fork_loaded(
-        self, template: Template, shared: SharedModel
+        self, template: TemplateProcess, shared: SharedModel
     ) -> tuple[Child, socket.socket]:
         """A worker with the model, from the template that has it.
 
@@ -162,10 +135,10 @@ class Templates:
             self._endings.add(ending := asyncio.ensure_future(_end(loaded.template)))
             ending.add_done_callback(self._endings.discard)
 
-    def _start(self) -> asyncio.Future[Template]:
-        return asyncio.ensure_future(Template.start(self._launch, self._adoption))
+    def _start(self) -> asyncio.Future[TemplateProcess]:
+        return asyncio.ensure_future(TemplateProcess.start(self._launch, self._adoption))
 
-    async def _keep_alive(self, starting: asyncio.Future[Template]) -> None:
+    async def _keep_alive(self, starting: asyncio.Future[TemplateProcess]) -> None:
         """Start another template whenever one ends, until cancelled or given up."""
         num_failures = 0
         while True:
@@ -186,186 +159,9 @@ class Templates:
             self._template = starting = self._start()
 
 
-async def _end(starting: asyncio.Future[Template]) -> None:
+async def _end(starting: asyncio.Future[TemplateProcess]) -> None:
     """End a template, however far it is."""
     starting.cancel()
     await asyncio.wait({starting})
     if not starting.cancelled() and starting.exception() is None:
         await starting.result().kill()
-
-
-class Template:
-    """One template process that is ready; make one with `start`."""
-
-    def __init__(
-        self,
-        child: Child,
-        sock: socket.socket,
-        adoption: Adoption,
-        *,
-        tags: Mapping[str, object] | None = None,
-    ) -> None:
-        sock.setblocking(False)  # noqa: FBT003  # socket's own signature
-        # for the life of the process
-        self._child = child
-        self._sock = sock
-        self._adoption = adoption
-        self._output = Output(child, lambda stream, line: _log_line(stream, line, tags or {}))
-        self._asking = asyncio.Lock()
-        self._forks: set[asyncio.Task[tuple[AdoptedChild, socket.socket]]] = set()
-        self._exited = asyncio.ensure_future(self._watch_exit())
-
-    @classmethod
-    async def start(cls, launch: Launch, adoption: Adoption) -> Template:
-        """Start one and wait until it has imported everything.
-
-        Raises:
-            TemplateError: It ended, or is not ready in time.
-            WorkerDied: The operating system cannot start a process now.
-        """
-        child, sock = await start_fresh(launch, flags=[FLAG], kind=socket.SOCK_SEQPACKET)
-        template = cls(child, sock, adoption)
-        try:
-            await template._wait_ready()
-        except BaseException:
-            await template.kill()
-            raise
-        return template
-
-    async def fork(self) -> tuple[AdoptedChild, socket.socket]:
-        """A worker, and the front's end of its socket.
-
-        Raises:
-            TemplateError: It cannot; if it gave no proper answer, it is ended.
-        """
-        return await self._fork_shielded(Fork(is_template=False), socket.SOCK_STREAM)
-
-    async def fork_loaded(self, shared: SharedModel) -> Template:
-        """Another template, which has loaded a model.
-
-        Raises:
-            TemplateError: It cannot, or the model is none to be shared.
-        """
-        fork = Fork(is_template=True)
-        child, sock = await self._fork_shielded(fork, socket.SOCK_SEQPACKET)
-        tags = {"model": shared.load.model_name, "version": shared.load.model_version}
-        template = Template(child, sock, self._adoption, tags=tags)
-        try:
-            await template._wait_ready()
-            await template._preload(shared)
-        except BaseException as error:
-            await template.kill()
-            if isinstance(error, TemplateError):
-                _log.info("each worker loads its model: %s", error, extra=tags)
-            raise
-        _log.info("workers share their model", extra=tags)
-        return template
-
-    async def _fork_shielded(
-        self, message: Fork, kind: socket.SocketKind
-    ) -> tuple[AdoptedChild, socket.socket]:
-        """Fork to the end even if nobody waits for it any more, so that answers stay in step."""
-        fork = asyncio.ensure_future(self._fork(message, kind))
-        self._forks.add(fork)
-        fork.add_done_callback(self._forks.discard)
-        try:
-            return await asyncio.shield(fork)
-        except asyncio.CancelledError:
-            fork.add_done_callback(_hang_up)
-            raise
-
-    async def wait_exited(self) -> str:
-        """Wait for the end of the process; returns how it ended, for people."""
-        return await asyncio.shield(self._exited)
-
-    async def kill(self) -> None:
-        """End it at once; its workers live on."""
-        self._end()
-        await self.wait_exited()
-
-    def _end(self) -> None:
-        if not self._exited.done():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._child.pid, signal.SIGKILL)  # what a model started, too
-
-    async def _wait_ready(self) -> None:
-        async with self._asking:
-            if not isinstance(await self._receive(_READY_S), TemplateReady):
-                raise TemplateError("it broke the protocol")
-
-    async def _preload(self, shared: SharedModel) -> None:
-        message = Preload(load=shared.load, only_builtin=shared.only_builtin)
-        async with self._asking:
-            try:
-                self._sock.send(encode(message))
-            except OSError as error:
-                raise TemplateError(f"it cannot be asked: {error}") from error
-            answer = await self._receive(shared.timeout_s)
-        if isinstance(answer, Refused):
-            raise TemplateError(answer.reason)
-        if not isinstance(answer, Preloaded):
-            raise TemplateError("it broke the protocol")
-
-    async def _fork(
-        self, message: Fork, kind: socket.SocketKind
-    ) -> tuple[AdoptedChild, socket.socket]:
-        async with self._asking:
-            with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-                sock, their_sock = socket.socketpair(socket.AF_UNIX, kind)
-                ours.enter_context(sock)  # if this fails, a worker that runs takes it as its end
-                theirs.enter_context(their_sock)
-                stdout = _pipe(ours, theirs)
-                stderr = _pipe(ours, theirs)
-                files = [their_sock.fileno(), stdout[1].fileno(), stderr[1].fileno()]
-                try:
-                    with self._adoption:
-                        socket.send_fds(self._sock, [encode(message)], files)
-                        answer = await self._receive(_FORK_S)
-                    if not isinstance(answer, Refused):
-                        pid = answer.pid if isinstance(answer, Forked) else 0
-                        child = await AdoptedChild.adopt(pid, stdout=stdout[0], stderr=stderr[0])
-                        ours.pop_all()
-                        return child, sock
-                except (OSError, TemplateError) as error:
-                    self._end()
-                    raise TemplateError(f"it gave no proper answer: {error}") from error
-                raise TemplateError(answer.reason)
-
-    async def _receive(self, timeout_s: float) -> FromTemplate:
-        loop = asyncio.get_running_loop()
-        receiving = loop.sock_recv(self._sock, MAX_DATAGRAM_BYTES)
-        try:
-            datagram = await asyncio.wait_for(receiving, timeout_s)
-        except asyncio.TimeoutError:
-            raise TemplateError(f"it gave no answer within {timeout_s:g} s") from None
-        if not datagram:
-            raise TemplateError("it has ended")
-        return decode_from_template(datagram)
-
-    async def _watch_exit(self) -> str:
-        code = await self._child.wait()
-        await self._output.finish()
-        async with self._asking:  # the socket's end wakes who is waiting for an answer
-            self._sock.close()
-        return describe_exit(code)
-
-
-def _pipe(
-    reading: contextlib.ExitStack, writing: contextlib.ExitStack
-) -> tuple[IO[bytes], IO[bytes]]:
-    read_end, write_end = os.pipe()
-    return (
-        reading.enter_context(os.fdopen(read_end, "rb", buffering=0)),
-        writing.enter_context(os.fdopen(write_end, "wb", buffering=0)),
-    )
-
-
-def _hang_up(fork: asyncio.Future[tuple[AdoptedChild, socket.socket]]) -> None:
-    """Nobody waits for this worker any more: without a front it ends."""
-    if not fork.cancelled() and fork.exception() is None:
-        fork.result()[1].close()
-
-
-def _log_line(stream: Stream, line: str, tags: Mapping[str, object]) -> None:
-    level = logging.WARNING if stream == "stderr" and not tags else logging.INFO
-    _output_log.log(level, line, extra={**tags, "stream": stream})

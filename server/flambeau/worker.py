@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
+import importlib
 import io
 import logging
 import os
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from flambeau.loading import LoadEntryPoint
     from flambeau.messages import ToFront, ToWorker
 
+_PREPARED: Final = ("flambeau.batch_loops", "flambeau.image_handler", "flambeau.instance")
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 
@@ -76,9 +78,8 @@ def _roles(load_entry_point: LoadEntryPoint | None, prepare: Callable[[], None])
     """What a template and its workers do."""
 
     def prepare_all() -> None:
-        # they import torch: not before
-        from flambeau import batch_loops, image_handler, instance  # noqa: F401, PLC0415
-
+        for module in _PREPARED:
+            importlib.import_module(module)
         prepare()
 
     def is_builtin(load: LoadModel) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -41,7 +42,7 @@ def wants_upstream(load: LoadModel) -> bool:
 
 def prepare() -> None:
     """Import what most of these archives need."""
-    import flambeau.torchserve.loading  # noqa: F401, PLC0415  # as above
+    importlib.import_module("flambeau.torchserve.loading")
 
 
 if __name__ == "__main__":
