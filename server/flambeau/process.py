@@ -190,7 +190,13 @@ class WorkerProcess:
             WorkerTimeout: No answer within `response_timeout_s`; it is killed.
         """
         self._batch_id += 1
-        call = _Call(self._batch_id, len(requests), on_chunk, timeout_s=self._response_timeout_s)
+        call = _Call(
+            self._batch_id,
+            len(requests),
+            on_chunk,
+            on_failed=self._end_for,
+            timeout_s=self._response_timeout_s,
+        )
         call.result.add_done_callback(lambda _: self._call_over(call))
         self._calls[call.batch_id] = call
         self._channel.send(RunBatch(batch_id=call.batch_id, requests=list(requests)))
@@ -198,14 +204,16 @@ class WorkerProcess:
             call.fail(WorkerDied(_DIED))
         return call.result
 
+    def _end_for(self, call: _Call) -> None:
+        """End the worker that a call has failed for; the call is over when the worker is."""
+        self._end()
+        self._exited.add_done_callback(lambda _: call.give_up())
+
     def _call_over(self, call: _Call) -> None:
-        """Forget a call; one that failed ends its worker."""
+        """Forget a call."""
         call.stop_clock()
         del self._calls[call.batch_id]
-        if not call.result.cancelled():
-            if call.result.exception() is not None:
-                self._end()
-        elif not call.is_done:
+        if call.result.cancelled() and not call.is_done:
             self._cancelled.add(call.batch_id)
             self._channel.send(CancelBatch(batch_id=call.batch_id))
 
@@ -273,29 +281,31 @@ class _Call:
         num_requests: int,
         on_chunk: Callable[[Chunk], None],
         *,
+        on_failed: Callable[[_Call], None],
         timeout_s: float,
     ) -> None:
         self.batch_id = batch_id
         self._num_requests = num_requests
         self._on_chunk = on_chunk
+        self._on_failed = on_failed
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[BatchDone] = self._loop.create_future()
         self._clock = self._loop.call_later(timeout_s, self._expire)
-        # whether the worker has said its last word about it
+        # whether the worker has said its last word about it, or why it will not
         self.is_done = False
+        self._error: WorkerError | None = None
 
     def received(self, message: Chunk | BatchDone) -> bool:
         """Take a message in; False when it does not fit the batch."""
-        if self.is_done or (self.result.done() and not self.result.cancelled()):
+        if self.is_done or self._error is not None:
             return False
-        self.is_done = isinstance(message, BatchDone)
-        if self.result.cancelled():
-            return True
         if isinstance(message, BatchDone):
             if len(message.results) != self._num_requests:
                 return False
-            self.result.set_result(message)
+            self.is_done = True
+            if not self.result.done():
+                self.result.set_result(message)
             return True
         if not 0 <= message.place < self._num_requests:
             return False
@@ -305,8 +315,15 @@ class _Call:
         return True
 
     def fail(self, error: WorkerError) -> None:
+        """The worker is lost; whoever waits hears it once it has been reaped."""
+        if not self.is_done and self._error is None:
+            self._error = error
+            self._on_failed(self)
+
+    def give_up(self) -> None:
+        assert self._error is not None
         if not self.result.done():
-            self.result.set_exception(error)
+            self.result.set_exception(self._error)
 
     def stop_clock(self) -> None:
         self._clock.cancel()
