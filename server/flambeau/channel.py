@@ -37,7 +37,7 @@ class WorkerChannel(asyncio.BufferedProtocol):
     def send(self, message: ToWorker) -> None:
         """Queue a message for sending; nothing happens once the channel is closed."""
         if self._transport is not None and self.is_open:
-            self._transport.write(wire.encode(message))
+            self._transport.writelines(wire.encode_apart(message))
 
     def receive(self) -> asyncio.Future[ToFront]:
         """The next message; EOFError when the worker has closed its end or sent garbage."""

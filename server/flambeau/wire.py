@@ -7,22 +7,28 @@ module, the worker with a blocking `recv_into`, the front as an `asyncio.Buffere
 
 from __future__ import annotations
 
+import secrets
 import struct
 from typing import Final, TypeAlias, TypeVar
 
 import msgspec
+from msgspec import structs
 
 from flambeau.errors import WorkerError
-from flambeau.messages import Buffer, ToFront, ToWorker
+from flambeau.messages import Buffer, InferenceRequest, Input, RunBatch, ToFront, ToWorker
 
 _LENGTH: Final = struct.Struct("<Q")
 _SCRATCH_BYTES: Final = 64 * 1024  # what one receive on a Linux stream socket typically brings
 MAX_FRAME_BYTES: Final = 2**32 - 1  # msgpack's own limit on one body
+LARGE_BODY_BYTES: Final = 64 * 1024
+_BIN_32: Final = struct.Struct(">BI")  # how msgpack begins a body of such a length: 0xC6, length
+_MARK: Final = memoryview(secrets.token_bytes(16))
 
 Message: TypeAlias = ToWorker | ToFront
 _M = TypeVar("_M")
 
 _encoder = msgspec.msgpack.Encoder()
+_MARK_DOCUMENT: Final = _encoder.encode(_MARK)
 _to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)
 _to_front: msgspec.msgpack.Decoder[ToFront] = msgspec.msgpack.Decoder(ToFront)
 
@@ -37,6 +43,43 @@ def encode(message: Message) -> bytearray:
     _encoder.encode_into(message, frame, _LENGTH.size)
     _LENGTH.pack_into(frame, 0, len(frame) - _LENGTH.size)
     return frame
+
+
+def encode_apart(message: ToWorker) -> list[Buffer]:
+    """One frame in pieces, to be written one after the other; large bodies are not copied.
+
+    A body stands in the document as a mark of random bytes that nobody outside can know; where
+    the mark was found, the pieces are cut, and the body's head and the body go in between.
+
+    Returns:
+        The pieces; bodies among them must not change until they are written.
+    """
+    if not isinstance(message, RunBatch):
+        return [encode(message)]
+    bodies: list[memoryview] = []
+    requests = [_without_bodies(request, bodies) for request in message.requests]
+    if not bodies:
+        return [encode(message)]
+    document = _encoder.encode(structs.replace(message, requests=requests))
+    heads = document.split(_MARK_DOCUMENT)
+    if len(heads) != len(bodies) + 1:  # nothing but chance can bring this about
+        return [encode(message)]
+    pieces: list[Buffer] = []
+    for head, body in zip(heads, bodies, strict=False):  # one more head, for what follows the last
+        pieces += (head + _BIN_32.pack(0xC6, len(body)), body)
+    pieces.append(heads[-1])
+    return [_LENGTH.pack(sum(map(len, pieces))), *pieces]
+
+
+def _without_bodies(request: InferenceRequest, bodies: list[memoryview]) -> InferenceRequest:
+    """The request with marks in place of its large bodies, which are appended to `bodies`."""
+    inputs: list[Input] | None = None
+    for place, part in enumerate(request.inputs):
+        if len(part.body) >= LARGE_BODY_BYTES:
+            bodies.append(part.body)
+            inputs = inputs or [*request.inputs]
+            inputs[place] = structs.replace(part, body=_MARK)
+    return request if inputs is None else structs.replace(request, inputs=inputs)
 
 
 def decode_to_worker(payload: Buffer) -> ToWorker:

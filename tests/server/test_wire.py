@@ -104,6 +104,27 @@ def test_what_a_worker_sends_is_what_the_front_reads(message: ToFront) -> None:
     assert wire.decode_to_front(memoryview(frame)[8:]) == message
 
 
+LARGE = [wire.LARGE_BODY_BYTES, wire.LARGE_BODY_BYTES + 1, 600_000]
+
+
+@pytest.mark.parametrize("sizes", [[0], [5, 65_535], LARGE, [1, *LARGE, 2], [600_000, 7, 600_000]])
+def test_a_frame_in_pieces_is_the_frame_and_large_bodies_are_not_copied(sizes: list[int]) -> None:
+    bodies = [memoryview(bytes([number]) * size) for number, size in enumerate(sizes)]
+    parts = [Input("body", "image/png", body) for body in bodies]
+    alone = [InferenceRequest("id", [("a", "b")], [part]) for part in parts]
+    for requests in (alone, [InferenceRequest("form", [], parts)]):
+        message = RunBatch(7, requests)
+        pieces = wire.encode_apart(message)
+        assert b"".join(pieces) == wire.encode(message)
+        large = [body for body in bodies if len(body) >= wire.LARGE_BODY_BYTES]
+        assert [body for body in large if not any(body is piece for piece in pieces)] == []
+
+
+@given(message=loads | batches)
+def test_what_has_no_large_body_is_one_piece(message: ToWorker) -> None:
+    assert wire.encode_apart(message) == [wire.encode(message)]
+
+
 @given(data=st.data(), messages=st.lists(batches, min_size=1, max_size=5))
 def test_frames_come_out_whole_however_the_stream_is_split(
     data: st.DataObject, messages: list[RunBatch]
