@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 PROFILE_VARIABLE: Final = "ENABLE_TORCH_PROFILER"
 
+_PINNED_BYTES: Final = 64 * 1024  # up to here CUDA stages copies itself, by its API's notes
 _KINDS_HINT: Final = (
     "give a TorchScript program (.pt), a torch.export program or AOTInductor package (.pt2), an "
     "ONNX model (.onnx), or --model-file with weights"
@@ -285,10 +286,23 @@ def device_of(context: Context) -> torch.device:
 
 def moved(item: Any, device: torch.device) -> Any:  # noqa: ANN401  # whatever a model takes
     """A tensor, a list of them, or what else has `to`, on this device; anything else as it is."""
+    if isinstance(item, torch.Tensor):
+        return _moved_tensor(item, device)
     if isinstance(item, list) and all(isinstance(part, torch.Tensor) for part in item):
-        return [part.to(device) for part in item]
+        return [_moved_tensor(part, device) for part in item]
     to = getattr(item, "to", None)
     return to(device) if callable(to) else item
+
+
+def _moved_tensor(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On a CUDA device as soon as what is launched next needs it, which need not wait here.
+
+    Large tensors go there from pinned memory, which torch keeps for the next batch; of smaller
+    ones the driver makes a copy anyway.
+    """
+    if device.type != "cuda" or tensor.device.type != "cpu" or tensor.nbytes < _PINNED_BYTES:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _number(value: object) -> object:
