@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import select
 import socket
 import sys
 import time
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from flambeau.template_messages import FromTemplate
 
 FLAG: Final = "--template"  # on the command line of a worker module: be a template instead
+_IDLE_S: Final = 1.0  # without a message; the first workers come together, and shortly
 _NUM_FILES: Final = 3  # a new process's socket, stdout and stderr
 _THREADS: Final = Path("/proc/self/task")
 _CHILDREN: Final = Path("/proc/thread-self/children")  # of the only thread
@@ -58,6 +60,7 @@ class Roles:
 
     Attributes:
         prepare: Import what workers need.
+        prepare_more: Import what they need later, once nobody waits.
         begin: Tie a new process to the front.
         load: Load a model.
         is_builtin: Whether a model's handler is one of Flambeau's own.
@@ -65,6 +68,7 @@ class Roles:
     """
 
     prepare: Callable[[], None]
+    prepare_more: Callable[[], None]
     begin: Callable[[socket.socket], None]
     load: Callable[[LoadModel], ModelInstance]
     is_builtin: Callable[[LoadModel], bool]
@@ -86,7 +90,12 @@ def serve(sock: socket.socket, roles: Roles) -> int:
     roles.prepare()
     _stay_single()
     sock.send(encode(TemplateReady()))
+    has_all = False
     while True:
+        if not has_all and not select.select([sock], [], [], _IDLE_S)[0]:
+            roles.prepare_more()
+            _stay_single()
+            has_all = True
         datagram, files, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, _NUM_FILES)
         if not datagram:
             return 0

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from flambeau.messages import ToFront, ToWorker
 
 _PREPARED: Final = ("flambeau.batch_loops", "flambeau.image_handler", "flambeau.instance")
+# torch imports it, and all of SymPy, when the self-check compares: 0.6 s and 40 MB
+_PREPARED_LATER: Final = "torch.fx.experimental.symbolic_shapes"
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 
@@ -82,6 +84,10 @@ def _roles(load_entry_point: LoadEntryPoint | None, prepare: Callable[[], None])
             importlib.import_module(module)
         prepare()
 
+    def prepare_more() -> None:
+        with contextlib.suppress(ImportError):  # of a torch that has it elsewhere
+            importlib.import_module(_PREPARED_LATER)
+
     def is_builtin(load: LoadModel) -> bool:
         from flambeau.loading import is_builtin  # noqa: PLC0415  # as above
 
@@ -89,6 +95,7 @@ def _roles(load_entry_point: LoadEntryPoint | None, prepare: Callable[[], None])
 
     return template.Roles(
         prepare=prepare_all,
+        prepare_more=prepare_more,
         begin=_become_worker,
         load=lambda load: _load(load, load_entry_point),
         is_builtin=is_builtin,
