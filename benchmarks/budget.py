@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from benchmarks import archives, load, report_budget
 from benchmarks.figures import HERE
 from benchmarks.figures_budget import Budget, Part
-from benchmarks.sampling import cpu_time, read_stacks, sampling
+from benchmarks.sampling import cpu_time, idle_s, read_stacks, sampling
 from benchmarks.server import serve
 from benchmarks.stages import Stage, stage_of
 
@@ -44,6 +44,7 @@ class Used:
     load: Load
     cpu: Mapping[str, CpuTime]
     client_s: float
+    idle_s: float
 
 
 def measure(directory: Path, *, seconds: float) -> list[Budget]:
@@ -120,6 +121,7 @@ def split(used: Used, stacks: Mapping[str, Sequence[Sampled]], *, num_cores: int
         whole_us=num_cores / used.load.requests_per_s * 1e6,
         parts=parts,
         client_us=used.client_s / num_requests * 1e6,
+        idle_us=None if num_cores == 1 else used.idle_s / num_requests * 1e6,
         num_samples={name: sum(s.count for s in found) for name, found in stacks.items()},
     )
 
@@ -128,12 +130,13 @@ def _use(
     url: str, body: Path, pids: Mapping[str, int], *, connections: int, seconds: float
 ) -> Used:
     before = {name: cpu_time(pid) for name, pid in pids.items()}
-    client_s = _children_s()
+    client_s, idle_before_s = _children_s(), idle_s()
     loaded = load.measure(url, body=body, connections=connections, seconds=seconds)
     return Used(
         load=loaded,
         cpu={name: cpu_time(pid) - before[name] for name, pid in pids.items()},
         client_s=_children_s() - client_s,
+        idle_s=idle_s() - idle_before_s,
     )
 
 

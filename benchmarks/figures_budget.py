@@ -27,6 +27,7 @@ class Budget:
         whole_us: Time of these cores per request.
         parts: CPU time by process and stage.
         client_us: CPU time of the load generator.
+        idle_us: Time in which cores had nothing to do; None when the whole is a wait.
         num_samples: Busy stacks seen by process; a share of `n` samples is as sure as its root.
     """
 
@@ -36,12 +37,14 @@ class Budget:
     whole_us: float
     parts: list[Part]
     client_us: float
+    idle_us: float | None
     num_samples: dict[str, int]
 
     @property
-    def waiting_us(self) -> float:
-        """What is left: idle cores, wake-ups, and what else runs on the machine."""
-        return self.whole_us - self.client_us - sum(part.us for part in self.parts)
+    def rest_us(self) -> float:
+        """What is left: wake-ups, other processes, and what a hypervisor gives to others."""
+        known_us = self.client_us + (self.idle_us or 0.0) + sum(part.us for part in self.parts)
+        return self.whole_us - known_us
 
     def us_of(self, process: str, stage: Stage) -> float:
         return sum(p.us for p in self.parts if (p.process, p.stage) == (process, stage))

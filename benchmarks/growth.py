@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from benchmarks.server import Server
 
 BATCH_SIZE = 16
-SHARE_OF_FULL = 0.25  # of what the server can do at 16 connections: the rate for latencies
+SHARE_OF_FULL = 0.25  # of what the server can do over one connection: the rate for latencies
 BODY_RATE = 8.0  # 128 MB/s at 16 MiB
 MAX_BODY_BYTES = 17 * 2**20
 MAX_FILES = 8192
@@ -40,7 +40,7 @@ class Sizes:
     bodies: tuple[int, ...] = tuple(2**power for power in range(10, 25, 2))
     models: tuple[int, ...] = (1, 10, 100)
     workers: tuple[int, ...] = (1, 2, 4, 8)
-    seconds: float = 2.0
+    seconds: float = 3.0
 
 
 QUICK = Sizes(
@@ -144,7 +144,7 @@ def _point(
 
 def _rate(url: str, body: Path, sizes: Sizes) -> float:
     load.measure(url, body=body, connections=16, seconds=1)  # warms up
-    full = load.measure(url, body=body, connections=16, seconds=sizes.seconds)
+    full = load.measure(url, body=body, connections=1, seconds=sizes.seconds)
     return max(1.0, full.requests_per_s * SHARE_OF_FULL)
 
 

@@ -125,7 +125,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
         # for the life of the connection
         self._transport: asyncio.Transport | None = None
-        self.on_answer: Callable[[_Connection, int, bytes], None] = lambda *_: None
+        self.on_answer: Callable[[_Connection, int, bytes], None] = _ignore
         # for the life of one answer
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
@@ -166,6 +166,10 @@ class _Connection(asyncio.Protocol):
         body, self._body = b"".join(self._body), []
         status, self._parser = self._parser.get_status_code(), httptools.HttpResponseParser(self)
         self.on_answer(self, status, body)
+
+
+def _ignore(connection: _Connection, status: int, body: bytes) -> None:
+    """Nobody asked."""
 
 
 class _Pool:

@@ -20,6 +20,9 @@ sampled from stacks, so a stage's figure is as sure as its share of {num_samples
 """
 
 
+REST = "waking up, other processes, stolen by the hypervisor"
+
+
 def render(budgets: Sequence[Budget]) -> str:
     """The section; `budgets` has at least one."""
     present = {(part.process, part.stage) for budget in budgets for part in budget.parts}
@@ -32,7 +35,8 @@ def render(budgets: Sequence[Budget]) -> str:
         sums = [sum(p.us for p in budget.parts if p.process == process) for budget in budgets]
         rows.append((f"**{process}**", "**sum**", *(f"**{_us(us)}**" for us in sums)))
     rows.append(("load generator", "", *(_us(budget.client_us) for budget in budgets)))
-    rows.append(("", "idle, waiting to wake up", *(_us(budget.waiting_us) for budget in budgets)))
+    rows.append(("", "idle cores", *(_us(budget.idle_us) for budget in budgets)))
+    rows.append(("", REST, *(_us(budget.rest_us) for budget in budgets)))
     rows.append(("**whole**", "", *(f"**{_us(budget.whole_us)}**" for budget in budgets)))
     rows.append(("", "requests/s", *(f"{budget.requests_per_s:,.0f}" for budget in budgets)))
     heads = ("process", "stage", *(_head(budget) for budget in budgets))
@@ -47,5 +51,5 @@ def _head(budget: Budget) -> str:
     return f"{budget.connections} connections, us of {budget.num_cores} cores"
 
 
-def _us(value: float) -> str:
-    return f"{value:,.1f}"
+def _us(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from benchmarks.figures_growth import Growth, Latency, Point, SwapCost
 
 HOW = """\
-Requests come at a fixed rate, a quarter of what the server answered at 16 connections, and a
+Requests come at a fixed rate, a quarter of what the server answered over one connection, and a
 request's time counts from when it was due. Within a table everything else stays equal.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -79,9 +80,9 @@ def sampling(pid: int, path: Path, *, style: str = "raw") -> Generator[None]:
 
 
 def read_stacks(path: Path) -> list[Sampled]:
-    """Read collapsed stacks."""
+    """Read collapsed stacks; those that py-spy could not read have no frames and are left out."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    return [parse_stack(line) for line in lines if line]
+    return [sampled for line in lines if (sampled := parse_stack(line)).stack]
 
 
 def parse_stack(line: str) -> Sampled:
@@ -109,6 +110,12 @@ def cpu_time(pid: int) -> CpuTime:
         else:
             others_s += nanoseconds / 1e9
     return CpuTime(main_s=main_s, others_s=others_s)
+
+
+def idle_s() -> float:
+    """Seconds that all cores together have had nothing to do."""
+    words = Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=6)
+    return (int(words[4]) + int(words[5])) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:

@@ -76,12 +76,15 @@ RULES = (
     Rule(Stage.ENCODE, f"{OURS}codec.py"),
     Rule(Stage.DECODE, f"{OURS}tensors.py"),
     Rule(Stage.DECODE, f"{OURS}image*.py"),
+    Rule(Stage.DECODE, f"{OURS}padding.py"),
+    Rule(Stage.DECODE, "*/base_handler.py"),
     Rule(Stage.BOOKKEEPING, f"{OURS}handler_metric*.py"),
     Rule(Stage.BOOKKEEPING, f"{OURS}step_timing.py"),
     Rule(Stage.WIRE, f"{OURS}worker.py"),
     Rule(Stage.WIRE, f"{OURS}batch_loops.py"),
     Rule(Stage.MODEL, f"{OURS}weights/*"),
     Rule(Stage.MODEL, f"{OURS}optimizing/*"),
+    Rule(Stage.MODEL, f"{OURS}bare_model.py"),
     *(
         Rule(Stage.CALL, f"{OURS}{name}")
         for name in ("instance.py", "context.py", "*handler.py", "torchserve/*")
@@ -93,14 +96,16 @@ RULES = (
     Rule(Stage.WIRE, f"{OURS}process.py"),
     Rule(Stage.WRITE, f"{OURS}*", code=r"transport\.(write|writelines)\("),
     Rule(Stage.WRITE, "*/uvicorn/*", "send"),
-    Rule(Stage.WRITE, f"{OURS}lane*.py", "*write*"),
-    Rule(Stage.ENCODE, f"{OURS}lane*.py", "*reply*"),
+    Rule(Stage.ENCODE, f"{OURS}api/fast_lane.py", "_respond"),
+    Rule(Stage.QUEUE, f"{OURS}api/fast_lane.py", "_on_result"),
+    Rule(Stage.QUEUE, f"{OURS}api/fast_lane.py", "_submit"),
+    Rule(Stage.BOOKKEEPING, f"{OURS}api/fast_lane.py", "_count"),
     Rule(Stage.ENCODE, f"{OURS}api/reply.py"),
     Rule(Stage.ENCODE, f"{OURS}api/responses.py"),
     Rule(Stage.ENCODE, "*/starlette/responses.py"),
     Rule(Stage.PARSE, f"{OURS}api/body.py"),
     Rule(Stage.PARSE, f"{OURS}listener.py"),
-    Rule(Stage.PARSE, f"{OURS}lane*.py"),
+    Rule(Stage.PARSE, f"{OURS}protocol.py"),
     Rule(Stage.PARSE, "*/uvicorn/*"),
     *(
         Rule(Stage.BOOKKEEPING, f"{OURS}{name}")
