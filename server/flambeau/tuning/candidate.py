@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from flambeau.messages import OptimizeLevel
 from flambeau.model_settings import ModelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-
-class Level(str, Enum):
-    """What may be done to a model when it is loaded; the YAML's `optimize`."""
-
-    OFF = "off"
-    SAFE = "safe"
-    AUTO = "auto"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,27 +28,25 @@ class Candidate:
     threads: int = 0
     batch_size: int = 1
     max_delay_ms: int = 0
-    level: Level = Level.SAFE
+    level: OptimizeLevel = OptimizeLevel.SAFE
 
     @classmethod
     def of_yaml(cls, document: Mapping[str, Any], *, default_workers: int) -> Candidate:
         """What an archive's YAML stands for at present."""
         settings = ModelSettings().with_yaml(document)
-        level = document.get("optimize")
-        level = Level.OFF.value if level is False else level  # as YAML 1.1 reads `off`
-        known = {each.value: each for each in Level}
         return cls(
             workers=settings.min_workers or default_workers,
             threads=settings.threads_per_worker,
             batch_size=settings.batch_size,
             max_delay_ms=settings.max_batch_delay_ms,
-            level=known.get(str(level), Level.SAFE),
+            level=settings.optimize,
         )
 
     @property
-    def size(self) -> tuple[int, int, int, int, str]:
+    def size(self) -> tuple[int, ...]:
         """Of two that are equally fast, the one for which this is less is better."""
-        return (self.workers, self.batch_size, self.max_delay_ms, self.threads, self.level.value)
+        level = list(OptimizeLevel).index(self.level)
+        return (self.workers, self.batch_size, self.max_delay_ms, self.threads, level)
 
     def as_yaml(self) -> dict[str, int | str]:
         """The keys of a model's YAML that say it."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from flambeau.errors import ArchiveError, ConfigError, FlambeauError, TuningError
-from flambeau.tuning.candidate import Level
+from flambeau.messages import OptimizeLevel
 from flambeau.tuning.slo import parse_duration, parse_slo
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--optimize",
         nargs="+",
-        choices=[level.value for level in Level],
-        default=[Level.OFF.value, Level.SAFE.value],
+        choices=[level.value for level in OptimizeLevel],
+        default=[OptimizeLevel.OFF.value, OptimizeLevel.SAFE.value],
         metavar="LEVEL",
         help="levels to try: off, safe, and auto, which may change answers slightly "
         "(default: off safe)",
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         archive=archive,
         slo=slo,
         budget_s=budget_s,
-        levels=[level for level in Level if level.value in args.optimize],
+        levels=[level for level in OptimizeLevel if level.value in args.optimize],
         bodies=args.body,
         content_type=args.content_type,
         seed=args.seed,

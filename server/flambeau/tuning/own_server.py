@@ -80,12 +80,12 @@ class OwnServer:
 
 
 @contextmanager
-def own_server(store: Path, log: Path, *, max_request_bytes: int) -> Generator[OwnServer]:
+def own_server(store: Path, directory: Path, *, max_request_bytes: int) -> Generator[OwnServer]:
     """A server inside the block, ended after it.
 
     Args:
         store: Its model store.
-        log: Where its log goes.
+        directory: For its log and what it unpacks; whoever owns it removes it.
         max_request_bytes: The largest body that it takes.
 
     Raises:
@@ -97,12 +97,16 @@ def own_server(store: Path, log: Path, *, max_request_bytes: int) -> Generator[O
     command += ["--no-metrics-api", "--no-grpc", "--no-system-metrics", "--no-access-log"]
     command += ["--job-queue-size", str(_JOB_QUEUE_SIZE)]
     command += ["--max-request-bytes", str(max_request_bytes)]
+    command += ["--drain-timeout-s", "0"]  # nobody waits for the answers
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FLAMBEAU_")}
+    scratch = directory / "scratch"  # so that nothing is left behind even if it is killed
+    scratch.mkdir()
+    log = directory / "server.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(
             command,
             cwd=store,
-            env=environment,
+            env={**environment, "TMPDIR": str(scratch)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,

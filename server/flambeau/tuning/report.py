@@ -87,7 +87,9 @@ class Report:
         if not any(each.rounds for each in finalists):
             return
         self.say("")
-        self.say(f"the best again, medians of {len(finalists[0].rounds)} rounds in turn")
+        num_rounds = len(finalists[0].rounds)
+        how = f"medians of {num_rounds} rounds in turn" if num_rounds > 1 else "in turn"
+        self.say(f"the best again, {how}")
         self.header()
         for each in finalists:
             rounds = ", ".join(f"{trial.requests_per_s:,.0f}" for trial in each.rounds)

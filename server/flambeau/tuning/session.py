@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Final
 from flambeau.client import ServerRefused
 from flambeau.config import ServeConfig
 from flambeau.errors import ArchiveError, TuningError
-from flambeau.tuning.candidate import Candidate, Level
+from flambeau.messages import OptimizeLevel
+from flambeau.tuning.candidate import Candidate
 from flambeau.tuning.choice import Finalist, best_of, finalists_of, run_off
 from flambeau.tuning.clients import Clients, num_clients_for
 from flambeau.tuning.machine import Machine, this_machine
@@ -60,7 +61,7 @@ class Plan:
     archive: Path
     slo: Slo
     budget_s: float
-    levels: Sequence[Level]
+    levels: Sequence[OptimizeLevel]
     bodies: Sequence[Path]
     content_type: str | None
     seed: int
@@ -101,7 +102,7 @@ def tune(plan: Plan, report: Report) -> Result:
             server = stack.enter_context(
                 own_server(
                     variants.store,
-                    Path(temporary) / "server.log",
+                    Path(temporary),
                     max_request_bytes=max(
                         ServeConfig().max_request_bytes, *(each.largest_bytes for each in possible)
                     ),
@@ -170,7 +171,8 @@ class _Tuning:
         except KeyboardInterrupt:
             is_interrupted = True
             finalists = [Finalist(trial=t) for t in finalists_of(self._trials, count=1)]
-        self._report.frontier(self._trials)
+        rounds = [trial for each in finalists for trial in each.rounds]
+        self._report.frontier([*self._trials, *rounds])
         self._report.finalists(finalists)
         winner = best_of(finalists)
         self._conclude(winner, finalists, is_interrupted=is_interrupted)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
-from flambeau.tuning.candidate import Candidate, Level
+from flambeau.messages import OptimizeLevel
+from flambeau.tuning.candidate import Candidate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -38,7 +39,7 @@ class SearchSpace:
     workers: tuple[int, ...]
     batch_sizes: tuple[int, ...]
     delays_ms: tuple[int, ...]
-    levels: tuple[Level, ...]
+    levels: tuple[OptimizeLevel, ...]
 
     def threads(self, workers: int) -> tuple[int, ...]:
         """Threads per worker: 0 for an equal share of the CPUs, then halves of it down to 1."""
@@ -117,7 +118,7 @@ def space_of(
     present: Candidate,
     worker_bytes: int,
     slo: Slo,
-    levels: Collection[Level],
+    levels: Collection[OptimizeLevel],
 ) -> SearchSpace:
     """What to try on a machine.
 
@@ -140,7 +141,7 @@ def space_of(
         workers=_rising([each for each in workers if each <= most] or [1], present.workers),
         batch_sizes=_rising(_GPU_BATCH_SIZES if on_gpu else _CPU_BATCH_SIZES, present.batch_size),
         delays_ms=_rising([each for each in _DELAYS_MS if each <= longest_ms]),
-        levels=tuple(each for each in Level if each in {*levels, present.level}),
+        levels=tuple(each for each in OptimizeLevel if each in {*levels, present.level}),
     )
 
 

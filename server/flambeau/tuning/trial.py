@@ -101,12 +101,13 @@ class Bench:
         variant = self.variants.make(self.variants.yaml_of(candidate))
         try:
             self.server.register(variant.name, model=self.model)
-            return work()
+            trial = work()
         except ServerRefused as error:
-            return Trial(candidate=candidate, failure=str(error))
-        finally:
-            self.server.unregister(self.model)
-            self.variants.remove(variant)
+            trial = Trial(candidate=candidate, failure=str(error))
+        # not when Ctrl-C ends this: then the server ends, and need not drain before
+        self.server.unregister(self.model)
+        self.variants.remove(variant)
+        return trial
 
     def _search(self, candidate: Candidate, give_up_below: float) -> Trial:
         full = self._full_load(candidate, self.window_s)

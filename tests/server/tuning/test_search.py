@@ -8,7 +8,8 @@ from itertools import count
 import pytest
 
 from flambeau.errors import TuningError
-from flambeau.tuning.candidate import Candidate, Level
+from flambeau.messages import OptimizeLevel
+from flambeau.tuning.candidate import Candidate
 from flambeau.tuning.search import require_optuna, search
 from flambeau.tuning.space import SearchSpace
 from flambeau.tuning.trial import Trial
@@ -20,12 +21,12 @@ SPACE = SearchSpace(
     workers=(1, 2, 4, 8, 16),
     batch_sizes=(1, 2, 4, 8, 16, 32, 64),
     delays_ms=(0, 1, 2, 5, 10),
-    levels=(Level.OFF, Level.SAFE),
+    levels=(OptimizeLevel.OFF, OptimizeLevel.SAFE),
 )
 PRESENT = Trial(
-    candidate=Candidate(workers=1, max_delay_ms=100, level=Level.OFF), requests_per_s=30.0
+    candidate=Candidate(workers=1, max_delay_ms=100, level=OptimizeLevel.OFF), requests_per_s=30.0
 )
-BEST = Candidate(workers=8, batch_size=16, level=Level.SAFE)
+BEST = Candidate(workers=8, batch_size=16, level=OptimizeLevel.SAFE)
 
 
 def rate_of(candidate: Candidate) -> float:
@@ -34,7 +35,7 @@ def rate_of(candidate: Candidate) -> float:
     batch = {1: 0.2, 2: 0.35, 4: 0.6, 8: 0.85, 16: 1.0, 32: 0.8, 64: 0.3}[candidate.batch_size]
     threads = 1.0 if candidate.threads == 0 else 0.8
     delay = 1 - candidate.max_delay_ms / 40
-    level = 1.0 if candidate.level is Level.SAFE else 0.9
+    level = 1.0 if candidate.level is OptimizeLevel.SAFE else 0.9
     return 1000 * workers * batch * threads * delay * level
 
 
@@ -71,7 +72,11 @@ def test_the_same_seed_and_measurements_give_the_same_trials() -> None:
 
 def test_no_candidate_is_measured_twice_nor_the_archive_s_again() -> None:
     small = SearchSpace(
-        num_cpus=2, workers=(1, 2), batch_sizes=(1, 2), delays_ms=(0, 1), levels=(Level.OFF,)
+        num_cpus=2,
+        workers=(1, 2),
+        batch_sizes=(1, 2),
+        delays_ms=(0, 1),
+        levels=(OptimizeLevel.OFF,),
     )
     surface = Surface()
     run(surface, num_trials=1000, space=small)

@@ -3,13 +3,14 @@ from __future__ import annotations
 import random
 from functools import partial
 
-from flambeau.tuning.candidate import Candidate, Level
+from flambeau.messages import OptimizeLevel
+from flambeau.tuning.candidate import Candidate
 from flambeau.tuning.machine import Machine
 from flambeau.tuning.slo import parse_slo
 from flambeau.tuning.space import SearchSpace, space_of
 
 GB = 1 << 30
-PRESENT = Candidate(workers=1, batch_size=4, max_delay_ms=5, level=Level.SAFE)
+PRESENT = Candidate(workers=1, batch_size=4, max_delay_ms=5, level=OptimizeLevel.SAFE)
 
 
 def space(
@@ -19,7 +20,7 @@ def space(
     free_gb: int = 100,
     slo: str = "p99=20ms",
     present: Candidate = PRESENT,
-    levels: tuple[Level, ...] = (Level.OFF, Level.SAFE),
+    levels: tuple[OptimizeLevel, ...] = (OptimizeLevel.OFF, OptimizeLevel.SAFE),
 ) -> SearchSpace:
     machine = Machine(num_cpus=num_cpus, num_gpus=num_gpus, free_bytes=free_gb * GB)
     return space_of(machine, present=present, worker_bytes=GB, slo=parse_slo(slo), levels=levels)
@@ -54,8 +55,8 @@ def test_no_batch_is_held_back_for_more_than_half_of_the_objective() -> None:
 
 
 def test_what_the_archive_says_now_is_among_the_choices() -> None:
-    odd = space(present=Candidate(workers=3, batch_size=24, level=Level.AUTO))
-    assert odd.levels == (Level.OFF, Level.SAFE, Level.AUTO)
+    odd = space(present=Candidate(workers=3, batch_size=24, level=OptimizeLevel.AUTO))
+    assert odd.levels == (OptimizeLevel.OFF, OptimizeLevel.SAFE, OptimizeLevel.AUTO)
     assert 3 in odd.workers
     assert 24 in odd.batch_sizes
 
@@ -90,8 +91,8 @@ def test_a_batch_of_one_is_not_held_back() -> None:
 
 
 def test_a_candidate_of_another_space_has_no_place() -> None:
-    assert space().places(Candidate(workers=7, level=Level.SAFE)) is None
-    assert space().places(Candidate(workers=1, level=Level.AUTO)) is None
+    assert space().places(Candidate(workers=7, level=OptimizeLevel.SAFE)) is None
+    assert space().places(Candidate(workers=1, level=OptimizeLevel.AUTO)) is None
 
 
 def test_first_guesses_are_of_the_space() -> None:
