@@ -256,8 +256,7 @@ def _pacing(pool: _Pool, rate: float) -> Generator[None]:
 
     def pace() -> None:
         due_at = time.monotonic()
-        while not ended.is_set():
-            time.sleep(max(0.0, due_at - time.monotonic()))
+        while not ended.wait(max(0.0, due_at - time.monotonic())):
             loop.call_soon_threadsafe(pool.is_due, due_at)
             due_at += 1 / rate
 
