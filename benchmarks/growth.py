@@ -40,7 +40,7 @@ class Sizes:
     bodies: tuple[int, ...] = tuple(2**power for power in range(10, 25, 2))
     models: tuple[int, ...] = (1, 10, 100)
     workers: tuple[int, ...] = (1, 2, 4, 8)
-    seconds: float = 3.0
+    seconds: float = 2.0
 
 
 QUICK = Sizes(

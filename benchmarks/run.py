@@ -52,13 +52,13 @@ class Plan:
 
     overrides: tuple[str, ...] = ()
     num_rounds: int = 5
-    round_s: float = 5.0
+    round_s: float = 4.0
     num_swaps: int = 5
     num_requests: int = 3000
     num_windows: int = 5
     swaps_per_window: int = 4
     quiet_s: float = 4.0
-    num_starts: int = 3
+    num_starts: int = 2
     budget_s: float = 6.0
     sizes: growth.Sizes = field(default_factory=growth.Sizes)
 
