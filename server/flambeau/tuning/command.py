@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +12,6 @@ from flambeau.tuning.slo import parse_duration, parse_slo
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Generator
 
 _SUFFIXES: Final = (".mar", ".tar.gz", ".model")
 
@@ -86,6 +82,7 @@ def run(args: argparse.Namespace) -> int:
         FlambeauError: The command line prints why and exits with 2.
     """
     # imported here, so that `flambeau --help` does not wait for it
+    from flambeau.tuning.interrupt import Interrupt  # noqa: PLC0415
     from flambeau.tuning.report import Report  # noqa: PLC0415
     from flambeau.tuning.search import require_optuna  # noqa: PLC0415
     from flambeau.tuning.session import Plan, tune  # noqa: PLC0415
@@ -109,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
         output=output,
         new_archive=args.archive,
     )
-    with _sigterm_as_ctrl_c():
-        result = tune(plan, Report(slo))
+    with Interrupt() as interrupt:
+        result = tune(plan, Report(slo), interrupt)
     if result.is_interrupted:
         return 130
     return 0 if result.winner is not None else 1
@@ -170,16 +167,3 @@ def _check_writable(path: Path, archive: Path, *, force: bool) -> None:
         raise ArchiveError(f"{path} exists; choose another path, or say --force")
     if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path} cannot be written: {path.parent} is no directory to write in")
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Generator[None]:
-    """End a server and clients of our own however we are told to end."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

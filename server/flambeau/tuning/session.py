@@ -30,6 +30,7 @@ from flambeau.written_aside import written_aside
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from flambeau.tuning.interrupt import Interrupt
     from flambeau.tuning.report import Report
     from flambeau.tuning.sample_requests import SampleRequests
 
@@ -82,8 +83,13 @@ class Result:
     is_interrupted: bool = False
 
 
-def tune(plan: Plan, report: Report) -> Result:
+def tune(plan: Plan, report: Report, interrupt: Interrupt) -> Result:
     """Find and write the best configuration.
+
+    Args:
+        plan: What to do.
+        report: Hears of what is found.
+        interrupt: Entered; what was found until it comes is the result.
 
     Raises:
         FlambeauError: The model cannot be served or asked; nothing is written.
@@ -130,7 +136,15 @@ def tune(plan: Plan, report: Report) -> Result:
             window_s=min(max(plan.budget_s / _WINDOWS, _MIN_WINDOW_S), _MAX_WINDOW_S),
             stop_at=began_at + plan.budget_s,
         )
-        tuning = _Tuning(plan, report, bench, machine, present=present, worker_bytes=worker_bytes)
+        tuning = _Tuning(
+            plan,
+            report,
+            bench,
+            machine,
+            interrupt=interrupt,
+            present=present,
+            worker_bytes=worker_bytes,
+        )
         result = tuning.run(search_until=began_at + plan.budget_s * _SEARCH_SHARE)
         if result.winner is not None and not result.is_interrupted:
             for path in _write(plan, variants, result.winner, machine):
@@ -148,6 +162,7 @@ class _Tuning:
         bench: Bench,
         machine: Machine,
         *,
+        interrupt: Interrupt,
         present: Candidate,
         worker_bytes: int,
     ) -> None:
@@ -156,6 +171,7 @@ class _Tuning:
         self._report = report
         self._bench = bench
         self._machine = machine
+        self._interrupt = interrupt
         self._present = present
         self._worker_bytes = worker_bytes
         self._trials: list[Trial] = []
@@ -211,6 +227,7 @@ class _Tuning:
             self._found(trial)
 
     def _timed(self, work: Callable[[], Trial]) -> Trial:
+        self._interrupt.check()
         began_at = self._bench.clock()
         trial = work()
         self._last_s = self._bench.clock() - began_at
