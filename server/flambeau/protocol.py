@@ -135,9 +135,7 @@ class Protocol(HttpToolsProtocol):
             STATUS_LINE[status],
             lines_of(self.server_state.default_headers),
             headers,
-            b"\r\n"
-            if exchange.keep_alive or exchange.says_close
-            else b"connection: close\r\n\r\n",
+            b"\r\n" if exchange.keep_alive or exchange.says_close else b"connection: close\r\n\r\n",
         )
         exchange.response_complete = True
         if len(body) <= _SMALL_BYTES:
