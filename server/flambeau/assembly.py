@@ -94,6 +94,9 @@ def _default_settings(config: ServeConfig) -> ModelSettings:
     )
 
 
+_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # libgomp reads them when it is loaded
+
+
 def _host(
     config: ServeConfig, environment: Mapping[str, str], metrics: Metrics, *, num_gpus: int
 ) -> Host:
@@ -103,6 +106,9 @@ def _host(
         for key, value in environment.items()
         if not key.startswith("FLAMBEAU_") and not hidden.fullmatch(key)
     }
+    if not _WAITING.intersection(kept):
+        # a thread that spins at OpenMP's barriers takes the core that the front and others want
+        kept["OMP_WAIT_POLICY"] = "PASSIVE"
     if config.use_torchserve_package:
         kept["FLAMBEAU_USE_TORCHSERVE_PACKAGE"] = "true"  # the worker module reads it
     return Host(

@@ -94,4 +94,5 @@ def _has_convolution(model: torch.nn.Module) -> bool:
 
 
 def _channels_last(model: Any) -> Any:  # noqa: ANN401  # a program stays a program
-    return copy.deepcopy(model).to(memory_format=torch.channels_last)
+    with torch.no_grad():  # else a program's copied weights are results, and torch warns of that
+        return copy.deepcopy(model).to(memory_format=torch.channels_last)

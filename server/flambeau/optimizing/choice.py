@@ -13,8 +13,8 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         candidate: Its name; `as exported` when nothing was worth it.
         num_threads: Threads one operation may use on the CPU.
-        speed_up: Time as exported over its time: the geometric mean of a single sample's and a
-            full batch's.
+        speed_up: Time as exported over its time, on one thread: the geometric mean of a single
+            sample's and a batch's.
         max_abs_error: The largest difference from the outputs as exported, on the samples.
         refused: Candidates that cannot be used, and why, for people.
     """

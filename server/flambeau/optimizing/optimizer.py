@@ -46,7 +46,8 @@ _NARROW_SHARE: Final = 0.03
 _SAFE_SHARE: Final = 1e-5
 _SAFE_RTOL: Final = 1e-4
 _MIN_SPEED_UP: Final = 1.05  # for less, the weights stay shared and the memory free
-_MAX_SLOWER: Final = 1.15  # than the fastest number of threads, for a smaller one
+_MAX_SLOWER: Final = 1.25  # than the fastest number of threads: a CPU left free does more elsewhere
+_MAX_CALL_S: Final = 0.25  # of a batch that is timed; a larger one has the same layers to gain on
 _NUM_ROUNDS: Final = 7
 _THREADS_S: Final = 1.0
 _BUILDING_SHARE: Final = 0.6  # of the time; the rest is for rounds
@@ -103,6 +104,8 @@ class Optimizer:
             facts = (wish.archive_digest, describe_machine(check.device), wish.level.value)
             limits = (num_threads, wish.choose_threads, check.max_batch_size)
             self._memory = RememberedChoice(*facts, *limits)
+        # once one sample has been timed
+        self._batch_sizes = check.batch_sizes
         # once there is a choice
         self._is_narrow = False
 
@@ -120,13 +123,19 @@ class Optimizer:
             return f"{AS_EXPORTED}: the handler's inference does not call the model it loaded"
         remembered = None if self._memory is None else self._memory.read()
         if remembered is not None and self._use_again(remembered):
+            said = f"{remembered.text}; as measured before"
+        else:
+            choice = self._choose()
+            if self._memory is not None:
+                self._memory.write(choice)
+            said = choice.text
+        try:
             self._check.warm_up()
-            return f"{remembered.text}; as measured before"
-        self._check.warm_up()
-        choice = self._choose()
-        if self._memory is not None:
-            self._memory.write(choice)
-        return choice.text
+        except Exception as error:  # noqa: BLE001  # forms of models fail in many ways
+            self.undo()
+            self._check.warm_up()
+            said = f"{AS_EXPORTED}: {_reason(error)}"
+        return said
 
     def checked(self, check: SelfCheck) -> str:
         """Compare what was chosen with the record; see `SelfCheck.compare`.
@@ -188,6 +197,7 @@ class Optimizer:
         began_at = time.perf_counter()
         if self._is_on_cpu:
             self._set_threads(1)  # one thread's own time tells the same on a busy machine
+        self._batch_sizes = self._sizes_to_time()
         building_until = began_at + _BUILDING_SHARE * self._wish.within_s
         until = began_at + self._wish.within_s
         rivals, refused = self._rivals(building_until)
@@ -231,19 +241,27 @@ class Optimizer:
         call = candidate.build()
         self._handler.call_in_place_of_model(call)
         worst = 0.0
-        for _ in range(2):  # TorchScript profiles in the first, optimises in the second
-            for outputs, got in zip(expected, self._outputs(), strict=True):
-                found = compare(outputs, got, self._tolerance(outputs, candidate))
-                top1 = found.top1_agreement
-                if not found.agrees or (candidate.is_narrow and top1 is not None and top1 < 1):
-                    raise HandlerFailed(f"other numbers: {found.detail}")
-                worst = max(worst, found.max_abs_error)
+        self._check.run(start=0, batch_size=1)  # TorchScript only profiles in its first run
+        for outputs, got in zip(expected, self._outputs(), strict=True):
+            found = compare(outputs, got, self._tolerance(outputs, candidate))
+            top1 = found.top1_agreement
+            if not found.agrees or (candidate.is_narrow and top1 is not None and top1 < 1):
+                raise HandlerFailed(f"other numbers: {found.detail}")
+            worst = max(worst, found.max_abs_error)
         return Checked(candidate=candidate, call=call, max_abs_error=worst)
 
     def _outputs(self) -> list[tuple[torch.Tensor, ...]]:
-        """The outputs for one sample alone, and for all in full batches."""
+        """The outputs for one sample alone, and for all in batches."""
         alone = tuple(self._check.run(start=0, batch_size=1))
-        return [alone, self._check.run_all(self._check.max_batch_size)]
+        return [alone, self._check.run_all(self._batch_sizes[-1])]
+
+    def _sizes_to_time(self) -> list[int]:
+        """One sample, and a full batch or as much of it as does not take long."""
+        self._check.run(start=0, batch_size=1)
+        began_at = time.perf_counter()
+        self._check.run(start=0, batch_size=1)
+        size = int(_MAX_CALL_S / max(time.perf_counter() - began_at, 1e-9))
+        return sorted({1, max(1, min(size, self._check.max_batch_size))})
 
     def _tolerance(self, outputs: tuple[torch.Tensor, ...], candidate: Candidate) -> Tolerance:
         share = _NARROW_SHARE if candidate.is_narrow else _SAFE_SHARE
@@ -253,7 +271,7 @@ class Optimizer:
         """The rival that is worth it, and how much faster than the model it is."""
         if len(rivals) == 1:
             return AS_EXPORTED, 1.0
-        sizes = self._check.batch_sizes
+        sizes = self._batch_sizes
         calls = {
             (name, size): partial(self._run, rival, self._check.inputs(start=0, batch_size=size))
             for size in sizes
@@ -278,7 +296,7 @@ class Optimizer:
         most = self._num_threads
         if not self._wish.choose_threads or most == 1 or not self._is_on_cpu:
             return most
-        inputs = self._check.inputs(start=0, batch_size=self._check.max_batch_size)
+        inputs = self._check.inputs(start=0, batch_size=self._batch_sizes[-1])
         numbers = sorted({most, *(2**power for power in range(most.bit_length()))})
         calls = {number: partial(self._run_with, number, inputs) for number in numbers}
         for call in calls.values():
