@@ -123,7 +123,11 @@ class ModelInstance:
     def _optimize(self, check: SelfCheck) -> None:
         """Warm the model up in the form in which it is to answer."""
         wish, handler = self._load.optimize, self._entry_point.handler
-        if wish.level is OptimizeLevel.OFF or not isinstance(handler, BaseHandler):
+        if wish.level is OptimizeLevel.OFF:
+            check.warm_up()
+            return
+        if not isinstance(handler, BaseHandler):
+            self.optimization = f"{AS_EXPORTED}: the handler is no BaseHandler"
             check.warm_up()
             return
         if handler.model_yaml_config.get("pt2") is not None:

@@ -189,7 +189,9 @@ def test_a_version_that_computes_what_was_recorded_takes_traffic(server: Server)
     (ready,) = [event for event in events if event["step"] == "ready"]
     assert (ready["message"], events[-1]["step"]) == ("3 samples, max abs error 0", "done")
     assert server.predict("doubling", json=21).json()["doubled"] == 42
-    assert server.describe("doubling")["workers"][0]["selfCheck"] == ready["message"]
+    (worker,) = server.describe("doubling")["workers"]
+    assert worker["selfCheck"] == ready["message"]
+    assert worker["optimization"] == "as exported: the handler is no BaseHandler"
     assert server.management.delete("/models/doubling").status_code == 200
 
 

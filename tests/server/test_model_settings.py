@@ -33,6 +33,21 @@ def test_a_value_of_the_wrong_type_is_ignored_with_a_warning(
 
 
 @pytest.mark.parametrize(
+    ("value", "level"),
+    [
+        ("auto", "auto"),
+        ("safe", "safe"),
+        ("off", "off"),
+        (False, "off"),
+        (True, "safe"),
+        (3, "safe"),
+    ],
+)
+def test_a_plain_off_in_yaml_is_a_level_of_optimising(value: object, level: str) -> None:
+    assert ModelSettings().with_yaml({"optimize": value}).optimize.value == level
+
+
+@pytest.mark.parametrize(
     ("field", "value", "name"),
     [
         ("batch_size", 0, "batch_size is 0"),

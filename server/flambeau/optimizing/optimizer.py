@@ -38,6 +38,8 @@ from flambeau.parity import Tolerance, compare
 from flambeau.self_check import SelfCheck, largest_number
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flambeau.messages import OptimizeWish
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,7 @@ _SAFE_SHARE: Final = 1e-5
 _SAFE_RTOL: Final = 1e-4
 _MIN_SPEED_UP: Final = 1.05  # for less, the weights stay shared and the memory free
 _MAX_SLOWER: Final = 1.25  # than the fastest number of threads: a CPU left free does more elsewhere
+_MUCH_WORK_S: Final = 0.005  # on one thread; enough for several, whatever a busy machine shows
 _MAX_CALL_S: Final = 0.25  # of a batch that is timed; a larger one has the same layers to gain on
 _NUM_ROUNDS: Final = 7
 _THREADS_S: Final = 1.0
@@ -292,15 +295,22 @@ class Optimizer:
         return best, speed_ups[best]
 
     def _choose_threads(self, until: float) -> int:
-        """The fewest threads that are nearly as fast as the best number; they are set then."""
+        """The fewest threads that are nearly as fast as the best number; they are set then.
+
+        Only a small model gets fewer than it may have: what it loses in a noisy measurement is
+        small, too.
+        """
         most = self._num_threads
         if not self._wish.choose_threads or most == 1 or not self._is_on_cpu:
             return most
         inputs = self._check.inputs(start=0, batch_size=self._batch_sizes[-1])
         numbers = sorted({most, *(2**power for power in range(most.bit_length()))})
         calls = {number: partial(self._run_with, number, inputs) for number in numbers}
-        for call in calls.values():
-            call()  # the vendor's library prepares itself anew for each number
+        for number in numbers:
+            calls[number]()  # the vendor's library prepares itself anew for each number
+            if number == 1 and _thread_s(calls[1]) > _MUCH_WORK_S:
+                self._set_threads(most)
+                return most
         turns = turns_s(calls, num_rounds=_NUM_ROUNDS, until=until + _THREADS_S)
         taken_s = {number: min(taken) for number, taken in turns.items()}  # undisturbed
         enough_s = _MAX_SLOWER * min(taken_s.values())
@@ -328,6 +338,13 @@ class Optimizer:
     @property
     def _is_on_cpu(self) -> bool:
         return self._check.device.type == "cpu"
+
+
+def _thread_s(call: Callable[[], object]) -> float:
+    """Seconds of work of this thread."""
+    began_at = time.thread_time()
+    call()
+    return time.thread_time() - began_at
 
 
 def _reason(error: Exception) -> str:

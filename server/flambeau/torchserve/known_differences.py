@@ -47,6 +47,7 @@ KNOWN_DIFFERENCES: Final = (
             *("body *.status", "body *.reason", "body *.archiveDigest"),
             *("body *.workers.*.state", "body *.workers.*.stage"),
             *("body *.workers.*.selfCheck", "body *.workers.*.reason"),
+            "body *.workers.*.optimization",
         ),
         theirs=("absent",),
     ),
