@@ -62,7 +62,7 @@ def make_parts(
         is_on=config.fork_workers and sys.platform == "linux",
     )
     registry = Registry(
-        host=replace(host, start_process=templates.start_worker),
+        host=replace(host, start_process=templates.start_worker, forget=templates.forget),
         metrics=metrics,
         drain_timeout_s=config.drain_timeout_s,
         discard=packages.discard,

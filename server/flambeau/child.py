@@ -40,9 +40,9 @@ class Child(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SharedModel:
-    """A model that is to be loaded once for several workers, if it allows that.
+    """A model that is to be loaded once for all workers that name this very object.
 
     Attributes:
         load: What they load.

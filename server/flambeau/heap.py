@@ -29,3 +29,10 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MAX_BLOCK_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _MAX_FREE_BYTES)
+
+
+def give_freed_memory_back() -> None:
+    """Return to the system what is kept, before processes that would each copy it are forked."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)

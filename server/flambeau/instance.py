@@ -27,7 +27,7 @@ from flambeau.errors import (
 from flambeau.failure_text import print_traceback, text_of
 from flambeau.handler import BaseHandler
 from flambeau.handler_metrics import MetricsCache
-from flambeau.heap import keep_freed_memory
+from flambeau.heap import give_freed_memory_back, keep_freed_memory
 from flambeau.messages import (
     BatchDone,
     Chunk,
@@ -73,6 +73,7 @@ class ModelInstance:
         self._load = load
         self._loop: asyncio.AbstractEventLoop | None = None
         self._optimizer: Optimizer | None = None
+        self._found: str | None = None
         self.optimization = ""
 
     @classmethod
@@ -96,22 +97,40 @@ class ModelInstance:
         """The object behind the entry point, or None when that is a function."""
         return self._entry_point.handler
 
+    def prepare(self) -> None:
+        """Warm the model up and check it for all processes that will be forked from this one.
+
+        Raises:
+            HandlerFailed: It does not compute what was recorded.
+            OutOfResources: A full batch does not fit into memory.
+            Exception: Whatever the model raises.
+        """
+        self.warm_up()
+        self._found = self.check()
+        give_freed_memory_back()
+
     def in_worker(self, load: LoadModel) -> ModelInstance:
         """This model, in a process that was forked after loading it with a single thread."""
-        torch.set_num_threads(load.num_threads)
         self._load = load
+        if self._optimizer is None:
+            torch.set_num_threads(load.num_threads)
+        else:
+            self._optimizer.use_threads(load.num_threads)
+            self.optimization = self._optimizer.text
         return self
 
     def warm_up(self) -> None:
         """Run the archive's samples through the model, so that no request pays for a first time.
 
         If the front allows it, the model gets the fastest form that computes the same; which one,
-        `optimization` tells.
+        `optimization` tells. What was done before a fork is not done again.
 
         Raises:
             OutOfResources: A full batch does not fit into memory.
             Exception: Whatever the model raises.
         """
+        if self._found is not None:
+            return
         check = self._self_check()
         if isinstance(check, SelfCheck):
             with _naming_lack_of_memory(f"running a batch of {self._load.max_batch_size}"):
@@ -135,7 +154,8 @@ class ModelInstance:
             check.warm_up()
             return
         self._optimizer = Optimizer(handler, check, wish=wish, num_threads=self._load.num_threads)
-        self.optimization = self._optimizer.run()
+        self._optimizer.run()
+        self.optimization = self._optimizer.text
 
     def check(self) -> str:
         """Compare the model's outputs on the archive's samples with the recorded ones.
@@ -150,14 +170,19 @@ class ModelInstance:
         check = self._self_check()
         if not isinstance(check, SelfCheck):
             return check
+        if self._optimizer is not None:
+            check = self._optimizer.with_tolerance(check)
+        if self._found is not None:
+            check.compare_first()
+            return self._found
         if self._optimizer is None:
             return check.compare()
         try:
-            return self._optimizer.checked(check)
-        except HandlerFailed as error:
-            self._optimizer.undo()
-            self.optimization = f"{AS_EXPORTED}: {error}"
             return check.compare()
+        except HandlerFailed as error:
+            self._optimizer.undo(text_of(error))
+            self.optimization = self._optimizer.text
+            return self._optimizer.with_tolerance(check).compare()
 
     def _self_check(self) -> SelfCheck | str:
         """The check to run, or why there is none."""

@@ -99,6 +99,7 @@ class Host:
         fixed_batch_window: Hold batches back as TorchServe does.
         worker_module: What `python -m` runs as a worker.
         start_process: Where worker processes come from.
+        forget: Told that no more workers will share a model.
         service_envelope: The envelope around every handler, or None.
         decode_inputs: Whether JSON and text reach handlers decoded.
         limit_max_image_pixels: What handlers read under that name.
@@ -114,6 +115,7 @@ class Host:
     fixed_batch_window: bool = False
     worker_module: str = "flambeau.worker"
     start_process: StartWorker = start_fresh
+    forget: Callable[[SharedModel], None] = lambda _: None
     service_envelope: str | None = None
     decode_inputs: bool = True
     limit_max_image_pixels: bool = True
@@ -159,6 +161,8 @@ class ModelVersion(SlotObserver):
         # changes with scaling
         self.settings = settings
         self._slots: list[WorkerSlot] = []
+        # while there are workers
+        self._shared: SharedModel | None = None
         # told about each worker's progress until it is ready; for a deployment's caller
         self.on_stage: Callable[[LoadStage], None] = lambda _: None
         # changes once each
@@ -346,7 +350,7 @@ class ModelVersion(SlotObserver):
             environment=self._host.environment,
             command=(self.package.python or Path(sys.executable), self._host.worker_module),
             start_process=self._host.start_process,
-            shared=self._shared(load),
+            shared=self._share(load),
             startup_timeout_s=settings.startup_timeout_s,
             response_timeout_s=settings.response_timeout_s,
             max_retry_timeout_s=settings.max_retry_timeout_s,
@@ -355,16 +359,18 @@ class ModelVersion(SlotObserver):
         self._slots.append(slot)
         return slot
 
-    def _shared(self, load: LoadModel) -> SharedModel | None:
-        """What this version's workers are to share: weights, if they are several and on the CPU."""
+    def _share(self, load: LoadModel) -> SharedModel | None:
+        """What all workers of this version on the CPU are to share."""
         settings = self.settings
-        if load.device != "cpu" or settings.min_workers < 2 or settings.share_weights is False:
+        if load.device != "cpu" or settings.share_weights is False:
             return None
-        return SharedModel(
-            load=load,
-            only_builtin=settings.share_weights is None,
-            timeout_s=settings.startup_timeout_s,
-        )
+        if self._shared is None:
+            self._shared = SharedModel(
+                load=load,
+                only_builtin=settings.share_weights is None,
+                timeout_s=settings.startup_timeout_s,
+            )
+        return self._shared
 
     def _device(self) -> str:
         if self.settings.device_type == "cpu":
@@ -380,6 +386,9 @@ class ModelVersion(SlotObserver):
         self._slots = [slot for slot in self._slots if slot not in slots]
         for slot in slots:
             self.metrics.worker_removed(worker_id=slot.spec.worker_id)
+        if not self._slots and self._shared is not None:
+            self._host.forget(self._shared)
+            self._shared = None
 
     # what the slots tell
 

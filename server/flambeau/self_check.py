@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 
 from flambeau.errors import HandlerFailed
-from flambeau.parity import Samples, Tolerance, compare, named_outputs
+from flambeau.parity import Comparison, Samples, Tolerance, compare, named_outputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_NUM_WARM_UP_RUNS: Final = 3  # TorchScript profiles in the first, optimises in the second
+_NUM_SINGLES: Final = 2  # TorchScript profiles in the first run, optimises in the second
 _WARM_UP_BETWEEN_S: Final = 0.2
 _CUDA_SHARE: Final = 0.01  # TF32 keeps 10 bits of a factor, and a deep net adds up the rest
 
@@ -44,14 +44,13 @@ class SelfCheck:
     allowed_share: float = 0.0
 
     def warm_up(self) -> None:
-        """Run one sample and a full batch until nothing is done for the first time.
+        """Run one sample and a full batch until nothing is done for the first time but to compare.
 
         Raises:
             Exception: Whatever the model raises.
         """
-        for batch_size in self.batch_sizes:
-            for _ in range(_NUM_WARM_UP_RUNS):
-                self.run(start=0, batch_size=batch_size)
+        for batch_size in (1,) * _NUM_SINGLES + (self.max_batch_size,):
+            self.run(start=0, batch_size=batch_size)
 
     def warm_up_between(self) -> None:
         """Run batches of the sizes between, too, smallest first, as long as that takes no time.
@@ -78,29 +77,21 @@ class SelfCheck:
             HandlerFailed: They are further apart than is allowed; names the worst sample.
             Exception: Whatever the model raises.
         """
-        tolerance = self._tolerance()
-        samples = self.samples
-        errors: list[float] = []
-        top1: list[float] = []
-        for batch_size in self.batch_sizes:
-            comparison = compare(samples.outputs, self.run_all(batch_size), tolerance)
-            if not comparison.agrees:
-                raise HandlerFailed(
-                    "the model does not compute what was recorded when it was exported (batch "
-                    f"size {batch_size}, allowed {tolerance.atol:.2g} + {tolerance.rtol:.2g} * "
-                    f"|expected|): {comparison.detail}; export it again, or set check_samples = "
-                    "False in a handler whose inference differs from the program on purpose"
-                )
-            errors.append(comparison.max_abs_error)
-            if comparison.top1_agreement is not None:
-                if self.allowed_share and comparison.top1_agreement < 1:
-                    raise HandlerFailed(
-                        "another class than the recorded one is the most probable for "
-                        f"{1 - comparison.top1_agreement:.0%} of the samples"
-                    )
-                top1.append(comparison.top1_agreement)
-        found = f"{len(samples)} samples, max abs error {max(errors):.2g}"
-        return f"{found}, top-1 {round(min(top1) * len(samples))}/{len(samples)}" if top1 else found
+        found = [self._compared(size, self.run_all(size)) for size in self.batch_sizes]
+        top1 = [each.top1_agreement for each in found if each.top1_agreement is not None]
+        num_samples = len(self.samples)
+        max_abs_error = max(each.max_abs_error for each in found)
+        text = f"{num_samples} samples, max abs error {max_abs_error:.2g}"
+        return f"{text}, top-1 {round(min(top1) * num_samples)}/{num_samples}" if top1 else text
+
+    def compare_first(self) -> None:
+        """Compare one sample, in a process forked from one that has compared them all.
+
+        Raises:
+            HandlerFailed: It differs.
+            Exception: Whatever the model raises.
+        """
+        self._compared(1, self.run(start=0, batch_size=1), count=1)
 
     @property
     def batch_sizes(self) -> list[int]:
@@ -127,6 +118,37 @@ class SelfCheck:
         outputs = named_outputs(self.inference(*inputs))
         # copying to the CPU waits for the device
         return [output.detach().cpu() for output in outputs.values()]
+
+    def _compared(
+        self, batch_size: int, outputs: Sequence[torch.Tensor], *, count: int | None = None
+    ) -> Comparison:
+        """Compare outputs, computed in batches of this size, with what was recorded.
+
+        Args:
+            batch_size: For the message.
+            outputs: For the first samples, in order.
+            count: How many those are; None for all.
+
+        Raises:
+            HandlerFailed: They differ; names the worst sample.
+        """
+        tolerance = self._tolerance()
+        recorded = [output[:count] for output in self.samples.outputs]
+        comparison = compare(recorded, outputs, tolerance)
+        if not comparison.agrees:
+            raise HandlerFailed(
+                "the model does not compute what was recorded when it was exported (batch size "
+                f"{batch_size}, allowed {tolerance.atol:.2g} + {tolerance.rtol:.2g} * |expected|): "
+                f"{comparison.detail}; export it again, or set check_samples = False in a handler "
+                "whose inference differs from the program on purpose"
+            )
+        top1 = comparison.top1_agreement
+        if self.allowed_share and top1 is not None and top1 < 1:
+            raise HandlerFailed(
+                "another class than the recorded one is the most probable for "
+                f"{1 - top1:.0%} of the samples"
+            )
+        return comparison
 
     def _tolerance(self) -> Tolerance:
         tolerance = self.samples.tolerance

@@ -4,8 +4,10 @@ Another template may be forked from it, which loads a model before it forks work
 they share the memory of its weights for as long as they do not write to it.
 
 It has a single thread and never uses a GPU, for neither survives a fork; before each fork it makes
-sure of both. A worker is forked twice over, so that its parent is gone at once and the front adopts
-it: its end is the front's to hear, and a template's end is nothing to a worker.
+sure of both. A model is warmed up in it with one thread, which starts no others.
+
+A worker is forked twice over, so that its parent is gone at once and the front adopts it: its end
+is the front's to hear, and a template's end is nothing to a worker.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ import contextlib
 import ctypes
 import gc
 import os
-import select
 import socket
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
     from flambeau.template_messages import FromTemplate
 
 FLAG: Final = "--template"  # on the command line of a worker module: be a template instead
-_IDLE_S: Final = 1.0  # without a message; the first workers come together, and shortly
 _NUM_FILES: Final = 3  # a new process's socket, stdout and stderr
 _THREADS: Final = Path("/proc/self/task")
 _CHILDREN: Final = Path("/proc/thread-self/children")  # of the only thread
@@ -51,7 +53,8 @@ _FILES: Final = Path("/proc/self/fd")
 _STAT: Final = Path("/proc/self/stat")
 _COMMAND_LINE: Final = Path("/proc/self/cmdline")
 _ARG_START: Final = 45  # its place in /proc/PID/stat behind the name; man 5 proc
-_ADOPTION_S: Final = 0.0005  # between two looks for the new parent
+_LOOK_S: Final = 0.0005  # between two looks for what is about to happen
+_NICENESS: Final = 10  # of loading a model: with all CPUs taken by those who answer, a tenth of one
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,17 +63,17 @@ class Roles:
 
     Attributes:
         prepare: Import what workers need.
-        prepare_more: Import what they need later, once nobody waits.
         begin: Tie a new process to the front.
         load: Load a model.
+        load_warm: Load a model, warm it up and check it.
         is_builtin: Whether a model's handler is one of Flambeau's own.
         work: Be a worker until the front hangs up, with the model that is loaded already, if any.
     """
 
     prepare: Callable[[], None]
-    prepare_more: Callable[[], None]
     begin: Callable[[socket.socket], None]
     load: Callable[[LoadModel], ModelInstance]
+    load_warm: Callable[[LoadModel], ModelInstance]
     is_builtin: Callable[[LoadModel], bool]
     work: Callable[[socket.socket, ModelInstance | None], int]
 
@@ -90,12 +93,7 @@ def serve(sock: socket.socket, roles: Roles) -> int:
     roles.prepare()
     _stay_single()
     sock.send(encode(TemplateReady()))
-    has_all = False
     while True:
-        if not has_all and not select.select([sock], [], [], _IDLE_S)[0]:
-            roles.prepare_more()
-            _stay_single()
-            has_all = True
         datagram, files, _, _ = socket.recv_fds(sock, MAX_DATAGRAM_BYTES, _NUM_FILES)
         if not datagram:
             return 0
@@ -119,11 +117,14 @@ def serve(sock: socket.socket, roles: Roles) -> int:
 
 def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Preloaded | Refused]:
     """Load a model, unless what its loading leaves behind would not survive a fork."""
-    if message.only_builtin and not roles.is_builtin(message.load):
+    is_builtin = roles.is_builtin(message.load)
+    if message.only_builtin and not is_builtin:
         return None, Refused("its handler is its own")
     before = _open_files()
+    load = msgspec.structs.replace(message.load, num_threads=1)
     try:
-        instance = roles.load(msgspec.structs.replace(message.load, num_threads=1))
+        # a handler of its own may depend on the thread it is loaded in
+        instance = _behind_others(roles.load_warm, load) if is_builtin else roles.load(load)
     except BaseException as error:  # noqa: BLE001  # the worker that tries it next says it better
         return None, Refused(f"loading it raised {type(error).__name__}")
     _stay_single()
@@ -132,6 +133,23 @@ def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Prel
     if opened := _open_files() - before:
         return None, Refused(f"it keeps {', '.join(sorted(opened))} open")
     return instance, Preloaded()
+
+
+def _behind_others(load: Callable[[LoadModel], ModelInstance], what: LoadModel) -> ModelInstance:
+    """Load in a thread of lower priority: a process could not raise its own again."""
+    thread_ids: list[int] = []
+
+    def load_in_thread() -> ModelInstance:
+        thread_ids.append(threading.get_native_id())
+        os.setpriority(os.PRIO_PROCESS, thread_ids[0], _NICENESS)
+        return load(what)
+
+    try:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            return pool.submit(load_in_thread).result()
+    finally:
+        while any((_THREADS / str(thread_id)).exists() for thread_id in thread_ids):
+            time.sleep(_LOOK_S)  # Python tells of its end before the system does
 
 
 def _open_files() -> set[str]:
@@ -231,7 +249,7 @@ def _draw_anew() -> None:
 def _wait_adopted(between: int, front: int) -> None:
     """Wait until the process between has gone; end if the front has, too."""
     while (parent := os.getppid()) == between:
-        time.sleep(_ADOPTION_S)
+        time.sleep(_LOOK_S)
     if parent != front:
         os._exit(0)
 

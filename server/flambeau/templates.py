@@ -5,7 +5,8 @@ its way waits for it, as it would wait for its own imports; one for which there 
 needs another interpreter or environment, is a fresh process. Nobody else notices.
 
 Workers that share a model come from a template of their own, forked from the first and with the
-model loaded; it lives as long as one of them does.
+model loaded and warm. It lives until it is forgotten, so that a worker that died is replaced at
+once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import asyncio
 import contextlib
 import logging
 import socket
-from dataclasses import dataclass
 from typing import Final
 
 from flambeau.child import Adoption, Child, Launch, SharedModel, start_fresh
@@ -26,20 +26,6 @@ _log = logging.getLogger(__name__)
 
 _MAX_FAILURES: Final = 3  # in a row, of templates that never became ready
 _PAUSE_S: Final = 1.0  # before one that ended is replaced
-
-
-@dataclass(slots=True)
-class _Loaded:
-    """A template with a model, and how many workers are forked or to be forked from it."""
-
-    template: asyncio.Future[TemplateProcess]
-    num_users: int = 0
-
-    @property
-    def failed(self) -> bool:
-        """Whether there is no such template because the model cannot be shared."""
-        done = self.template.done() and not self.template.cancelled()
-        return done and self.template.exception() is not None
 
 
 class Templates:
@@ -59,8 +45,8 @@ class Templates:
         self._task: asyncio.Task[None] | None = None
         # pending while a template is on its way, None when there is none
         self._template: asyncio.Future[TemplateProcess] | None = None
-        # while they have workers, by the model's directory; those that failed stay
-        self._loaded: dict[str, _Loaded] = {}
+        # until they are forgotten; those that failed, too
+        self._loaded: dict[SharedModel, asyncio.Future[TemplateProcess]] = {}
         self._endings: set[asyncio.Future[None]] = set()
 
     async def __aenter__(self) -> Templates:
@@ -75,9 +61,7 @@ class Templates:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        await asyncio.gather(
-            *self._endings, *(_end(each.template) for each in self._loaded.values())
-        )
+        await asyncio.gather(*self._endings, *map(_end, self._loaded.values()))
 
     async def start_worker(self, launch: Launch) -> tuple[Child, socket.socket]:
         """A worker, forked if it can be; returns it with the front's end of its socket.
@@ -99,6 +83,13 @@ class Templates:
                 _log.warning("a worker is started without the template: %s", error)
         return await start_fresh(launch)
 
+    def forget(self, shared: SharedModel) -> None:
+        """End the template with this model, if there is one; its workers are for others to end."""
+        loading = self._loaded.pop(shared, None)
+        if loading is not None:
+            self._endings.add(ending := asyncio.ensure_future(_end(loading)))
+            ending.add_done_callback(self._endings.discard)
+
     async def _fork_loaded(
         self, template: TemplateProcess, shared: SharedModel
     ) -> tuple[Child, socket.socket]:
@@ -107,33 +98,16 @@ class Templates:
         Raises:
             TemplateError: The model cannot be shared.
         """
-        key = shared.load.model_dir
-        if key not in self._loaded:
-            self._loaded[key] = _Loaded(asyncio.ensure_future(template.fork_loaded(shared)))
-        loaded = self._loaded[key]
-        loaded.num_users += 1
+        if shared not in self._loaded:
+            self._loaded[shared] = asyncio.ensure_future(template.fork_loaded(shared))
+        loading = self._loaded[shared]
         try:
-            template = await asyncio.shield(loaded.template)
-            child, sock = await template.fork()
-        except BaseException as error:
-            if isinstance(error, TemplateError) and not loaded.failed:
-                self._forget(key, loaded)  # it has ended: the next worker has it loaded again
-            self._leave(key, loaded)
+            loaded = await asyncio.shield(loading)
+            return await loaded.fork()
+        except TemplateError:
+            if loading.exception() is None and self._loaded.get(shared) is loading:
+                self.forget(shared)  # it has ended: the next worker has it loaded again
             raise
-        child.add_done_callback(lambda: self._leave(key, loaded))
-        return child, sock
-
-    def _forget(self, key: str, loaded: _Loaded) -> None:
-        if self._loaded.get(key) is loaded:
-            del self._loaded[key]
-
-    def _leave(self, key: str, loaded: _Loaded) -> None:
-        """Once nobody uses a model, its template ends; what cannot be shared is remembered."""
-        loaded.num_users -= 1
-        if loaded.num_users == 0 and not loaded.failed:
-            self._forget(key, loaded)
-            self._endings.add(ending := asyncio.ensure_future(_end(loaded.template)))
-            ending.add_done_callback(self._endings.discard)
 
     def _start(self) -> asyncio.Future[TemplateProcess]:
         return asyncio.ensure_future(TemplateProcess.start(self._launch, self._adoption))

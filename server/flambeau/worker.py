@@ -44,8 +44,6 @@ if TYPE_CHECKING:
     from flambeau.messages import ToFront, ToWorker
 
 _PREPARED: Final = ("flambeau.batch_loops", "flambeau.image_handler", "flambeau.instance")
-# torch imports it, and all of SymPy, when the self-check compares: 0.6 s and 40 MB
-_PREPARED_LATER: Final = "torch.fx.experimental.symbolic_shapes"
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 
 
@@ -84,10 +82,6 @@ def _roles(load_entry_point: LoadEntryPoint | None, prepare: Callable[[], None])
             importlib.import_module(module)
         prepare()
 
-    def prepare_more() -> None:
-        with contextlib.suppress(ImportError):  # of a torch that has it elsewhere
-            importlib.import_module(_PREPARED_LATER)
-
     def is_builtin(load: LoadModel) -> bool:
         from flambeau.loading import is_builtin  # noqa: PLC0415  # as above
 
@@ -95,9 +89,9 @@ def _roles(load_entry_point: LoadEntryPoint | None, prepare: Callable[[], None])
 
     return template.Roles(
         prepare=prepare_all,
-        prepare_more=prepare_more,
         begin=_become_worker,
         load=lambda load: _load(load, load_entry_point),
+        load_warm=lambda load: _load_warm(load, load_entry_point),
         is_builtin=is_builtin,
         work=lambda sock, instance: _run(sock, load_entry_point, loaded=instance),
     )
@@ -190,6 +184,12 @@ def _load(load: LoadModel, load_entry_point: LoadEntryPoint | None) -> ModelInst
 
     os.chdir(load.model_dir)
     return ModelInstance.load(load, load_entry_point=load_entry_point or load_handler)
+
+
+def _load_warm(load: LoadModel, load_entry_point: LoadEntryPoint | None) -> ModelInstance:
+    instance = _load(load, load_entry_point)
+    instance.prepare()
+    return instance
 
 
 def _start(

@@ -312,7 +312,10 @@ def test_requests_of_clients_that_leave_are_withdrawn_and_counted(
             lambda: outcomes(server, "held")["cancelled"] == 1, what="the request is cancelled"
         )
         gate.touch()
-        assert [record["status"] for record in logged(server)].count(499) == 2
+        wait_until(
+            lambda: [record["status"] for record in logged(server)].count(499) == 2,
+            what="both clients are in the log",
+        )
 
     for server in (lanes.fast, lanes.routes):
         leave(server)

@@ -56,7 +56,9 @@ def test_further_workers_take_little_memory_and_answer_alike(server: Server) -> 
     assert {answer.result().text for answer in answers} == {"6.5"}
     for pid in further:
         assert psutil.Process(pid).memory_full_info().pss < _MAX_EXTRA_BYTES
+    assert len(templates(server)) == 2
     assert scale(server, "summing", 1) == [first]
+    assert scale(server, "summing", 0) == []
     wait_until(lambda: len(templates(server)) == 1, what="the model's own template has ended")
 
 

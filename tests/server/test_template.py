@@ -7,19 +7,22 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 import psutil
 import pytest
+import torch
 
+import flambeau
 from flambeau.archive import unpack, write_archive
 from flambeau.child import Launch, SharedModel, start_fresh
 from flambeau.errors import WorkerDied
 from flambeau.manifest import Manifest
-from flambeau.messages import LoadModel, Reply
+from flambeau.messages import Loaded, LoadModel, OptimizeLevel, OptimizeWish, Reply
 from flambeau.process import WorkerProcess
 from flambeau.signature import SIGNATURE_PATH, Signature, TensorSpec
 from flambeau.templates import Templates
@@ -93,7 +96,13 @@ def ignore(stream: str, line: str) -> None:
 
 
 class Home:
-    """An event loop with a template, for many tests."""
+    """An event loop with a template, for many tests.
+
+    Attributes:
+        loaded: What the latest worker said when it was ready.
+    """
+
+    loaded: Loaded
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -115,23 +124,39 @@ class Home:
             response_timeout_s=60,
             on_output=ignore,
         )
-        await process.wait_ready(timeout_s=60, on_progress=lambda _: None)
+        self.loaded = await process.wait_ready(timeout_s=60, on_progress=lambda _: None)
         return process
+
+    @asynccontextmanager
+    async def sharing(self, load: LoadModel, *, only_builtin: bool) -> AsyncGenerator[SharedModel]:
+        """A model that workers share meanwhile."""
+        shared = SharedModel(load=load, only_builtin=only_builtin, timeout_s=60)
+        yield shared
+        self.templates.forget(shared)
+        await wait_until(lambda: len(self.template_processes()) == 1)
 
     def template_processes(self) -> list[psutil.Process]:
         """The processes that workers are forked from."""
         children = psutil.Process().children()
-        return [child for child in children if "--template" in child.cmdline()]
+        return [child for child in children if _is_template(child)]
+
+
+def _is_template(process: psutil.Process) -> bool:
+    try:
+        return "--template" in process.cmdline()
+    except psutil.NoSuchProcess:  # or a zombie
+        return False
 
 
 @pytest.fixture(scope="module")
 def home() -> Generator[Home]:
+    others = set(psutil.Process().children(recursive=True))  # a server of other tests, say
     home = Home()
     home.run(home.templates.__aenter__())
     yield home
     home.run(home.templates.__aexit__(None, None, None))
-    assert not psutil.Process().children(recursive=True)
     home.loop.close()
+    assert not set(psutil.Process().children(recursive=True)) - others
 
 
 def unpacked(archive: Path) -> LoadModel:
@@ -196,12 +221,14 @@ def test_workers_compute_the_same_side_by_side(home: Home, obedient: LoadModel) 
 
 def test_workers_do_not_draw_the_same_random_numbers(home: Home, obedient: LoadModel) -> None:
     async def story() -> None:
-        shared = SharedModel(load=obedient, only_builtin=False, timeout_s=60)
-        workers = [await home.start(obedient, shared=each) for each in (None, None, shared, shared)]
-        draws = [tuple(await ask(worker, "draw")) for worker in workers]
-        for stream in zip(*draws, strict=True):
-            assert len(set(stream)) == len(workers)
-        await asyncio.gather(*(worker.kill() for worker in workers))
+        async with home.sharing(obedient, only_builtin=False) as shared:
+            workers = [
+                await home.start(obedient, shared=each) for each in (None, None, shared, shared)
+            ]
+            draws = [tuple(await ask(worker, "draw")) for worker in workers]
+            for stream in zip(*draws, strict=True):
+                assert len(set(stream)) == len(workers)
+            await asyncio.gather(*(worker.kill() for worker in workers))
 
     home.run(story())
 
@@ -262,20 +289,58 @@ def test_workers_of_a_model_share_its_weights(home: Home, tmp_path: Path) -> Non
     load = unpacked(tmp_path / "m.mar")
 
     async def story() -> None:
-        shared = SharedModel(load=load, only_builtin=True, timeout_s=60)
-        numbers = bytes(4000)
-        workers = [await home.start(load, shared=each) for each in (None, shared, shared, shared)]
-        answers = [await ask(worker, numbers) for worker in workers]
-        assert answers == answers[:1] * 4
-        own = [psutil.Process(worker.pid).memory_full_info().uss for worker in workers]
-        assert own[0] > _BIG_BYTES
-        assert max(own[1:]) < own[0] - 0.8 * _BIG_BYTES
-        os.kill(workers[3].pid, signal.SIGKILL)
-        assert await workers[3].wait_exited() == "killed by SIGKILL"
-        assert await ask(workers[2], numbers) == answers[0]
-        await asyncio.gather(*(worker.kill() for worker in workers))
-        # their template ends with the last of them
-        await wait_until(lambda: len(home.template_processes()) == 1)
+        async with home.sharing(load, only_builtin=True) as shared:
+            numbers = bytes(4000)
+            workers = [
+                await home.start(load, shared=each) for each in (None, shared, shared, shared)
+            ]
+            answers = [await ask(worker, numbers) for worker in workers]
+            assert answers == answers[:1] * 4
+            own = [psutil.Process(worker.pid).memory_full_info().uss for worker in workers]
+            assert own[0] > _BIG_BYTES
+            assert max(own[1:]) < own[0] - 0.8 * _BIG_BYTES
+            os.kill(workers[3].pid, signal.SIGKILL)
+            assert await workers[3].wait_exited() == "killed by SIGKILL"
+            assert await ask(workers[2], numbers) == answers[0]
+            home.templates.forget(shared)
+            await wait_until(lambda: len(home.template_processes()) == 1)
+            assert await ask(workers[2], numbers) == answers[0]
+            await asyncio.gather(*(worker.kill() for worker in workers))
+
+    home.run(story())
+
+
+def test_what_a_template_has_warmed_up_computes_in_every_worker(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(3, 32, 3), torch.nn.BatchNorm2d(32), torch.nn.Conv2d(32, 8, 3)
+    model = torch.nn.Sequential(*layers, torch.nn.Flatten(), torch.nn.Linear(288, 4)).eval()
+    images = torch.randn(4, 3, 10, 10)
+    flambeau.export(model, images, name="m", version="1", path=tmp_path / "m.mar")
+    wish = OptimizeWish(level=OptimizeLevel.SAFE, choose_threads=False)
+    load = msgspec.structs.replace(unpacked(tmp_path / "m.mar"), optimize=wish)
+
+    async def story() -> None:
+        async with home.sharing(load, only_builtin=True) as shared:
+            workers: list[WorkerProcess] = []
+            for num_threads in (1, 3, 2):
+                mine = msgspec.structs.replace(load, num_threads=num_threads)
+                workers.append(await home.start(mine, shared=shared))
+                loaded = home.loaded
+                assert loaded.check.startswith("4 samples, max abs error")
+                assert f"{num_threads} thread" in loaded.optimization
+            assert len(home.template_processes()) == 2  # none loaded it by itself
+            orders = [image.numpy().tobytes() for image in images] * 5
+            asked = [
+                asyncio.gather(*(ask(worker, order) for order in orders)) for worker in workers
+            ]
+            with torch.no_grad():
+                expected = model(images).repeat(5, 1)
+            for answers in await asyncio.gather(*asked):
+                torch.testing.assert_close(torch.tensor(answers), expected)
+            await asyncio.gather(*(worker.kill() for worker in workers))
 
     home.run(story())
 
@@ -298,11 +363,11 @@ def test_only_what_survives_a_fork_is_shared(home: Home, tmp_path: Path, left: s
     load = unpacked(make_archive(tmp_path, name="m", handler=source))
 
     async def story() -> None:
-        shared = SharedModel(load=load, only_builtin=False, timeout_s=60)
-        process = await home.start(load, shared=shared)
-        pid, loaded_by = await ask(process, "who")
-        assert (pid != loaded_by) is (left == "nothing")
-        await process.kill()
+        async with home.sharing(load, only_builtin=False) as shared:
+            process = await home.start(load, shared=shared)
+            pid, loaded_by = await ask(process, "who")
+            assert (pid != loaded_by) is (left == "nothing")
+            await process.kill()
 
     home.run(story())
 
@@ -311,11 +376,11 @@ def test_an_archives_own_handler_is_shared_only_if_asked_for(
     home: Home, obedient: LoadModel
 ) -> None:
     async def story() -> None:
-        shared = SharedModel(load=obedient, only_builtin=True, timeout_s=60)
-        process = await home.start(obedient, shared=shared)
-        pid, loaded_by = await ask(process, "who")
-        assert pid == loaded_by
-        await process.kill()
+        async with home.sharing(obedient, only_builtin=True) as shared:
+            process = await home.start(obedient, shared=shared)
+            pid, loaded_by = await ask(process, "who")
+            assert pid == loaded_by
+            await process.kill()
 
     home.run(story())
 
@@ -337,9 +402,9 @@ def test_each_worker_has_the_threads_it_is_told(home: Home, obedient: LoadModel)
     async def story() -> None:
         for num_threads in (1, 3):
             load = msgspec.structs.replace(obedient, num_threads=num_threads)
-            shared = SharedModel(load=obedient, only_builtin=False, timeout_s=60)
-            process = await home.start(load, shared=shared)
-            assert (await ask(process, "multiply"))[0] == num_threads
-            await process.kill()
+            async with home.sharing(obedient, only_builtin=False) as shared:
+                process = await home.start(load, shared=shared)
+                assert (await ask(process, "multiply"))[0] == num_threads
+                await process.kill()
 
     home.run(story())

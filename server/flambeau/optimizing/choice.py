@@ -8,11 +8,11 @@ from flambeau.optimizing.candidates import AS_EXPORTED
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """A candidate and the threads it runs with.
+    """A candidate, and what was seen of it.
 
     Attributes:
         candidate: Its name; `as exported` when nothing was worth it.
-        num_threads: Threads one operation may use on the CPU.
+        is_small: Whether a batch of it is too little work for more than one thread.
         speed_up: Time as exported over its time, on one thread: the geometric mean of a single
             sample's and a batch's.
         max_abs_error: The largest difference from the outputs as exported, on the samples.
@@ -20,15 +20,18 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     candidate: str
-    num_threads: int
+    is_small: bool = False
     speed_up: float = 1.0
     max_abs_error: float = 0.0
     refused: list[str] = []
 
-    @property
-    def text(self) -> str:
-        """The choice in one line."""
-        threads = f"{self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
+    def text(self, *, num_threads: int) -> str:
+        """The choice in one line.
+
+        Args:
+            num_threads: Threads it runs with.
+        """
+        threads = f"{num_threads} thread{'s' if num_threads > 1 else ''}"
         facts = [self.candidate, threads]
         if self.candidate != AS_EXPORTED:
             speed, error = f"{self.speed_up:.2f}", f"{self.max_abs_error:.2g}"

@@ -14,6 +14,7 @@ A candidate also has to be worth its memory, a second copy of the weights.
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 import time
 from dataclasses import dataclass, replace
@@ -38,8 +39,6 @@ from flambeau.parity import Tolerance, compare
 from flambeau.self_check import SelfCheck, largest_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flambeau.messages import OptimizeWish
 
 logger = logging.getLogger(__name__)
@@ -48,11 +47,9 @@ _NARROW_SHARE: Final = 0.03
 _SAFE_SHARE: Final = 1e-5
 _SAFE_RTOL: Final = 1e-4
 _MIN_SPEED_UP: Final = 1.05  # for less, the weights stay shared and the memory free
-_MAX_SLOWER: Final = 1.25  # than the fastest number of threads: a CPU left free does more elsewhere
-_MUCH_WORK_S: Final = 0.005  # on one thread; enough for several, whatever a busy machine shows
+_LITTLE_WORK_S: Final = 0.002  # on one thread: a CPU that is left free does more elsewhere
 _MAX_CALL_S: Final = 0.25  # of a batch that is timed; a larger one has the same layers to gain on
 _NUM_ROUNDS: Final = 7
-_THREADS_S: Final = 1.0
 _BUILDING_SHARE: Final = 0.6  # of the time; the rest is for rounds
 
 
@@ -93,7 +90,7 @@ class Optimizer:
             handler: Has loaded its model.
             check: Runs the handler's `inference` on the archive's samples.
             wish: What may be done.
-            num_threads: The most threads one operation may use.
+            num_threads: The most threads one operation may use; 1 or more.
             find_candidates: The forms that there are of a model.
         """
         self._handler = handler
@@ -105,54 +102,67 @@ class Optimizer:
         self._memory: RememberedChoice | None = None
         if wish.archive_digest:
             facts = (wish.archive_digest, describe_machine(check.device), wish.level.value)
-            limits = (num_threads, wish.choose_threads, check.max_batch_size)
-            self._memory = RememberedChoice(*facts, *limits)
+            self._memory = RememberedChoice(*facts, check.max_batch_size)
         # once one sample has been timed
         self._batch_sizes = check.batch_sizes
         # once there is a choice
+        self._choice = Choice(candidate=AS_EXPORTED)
         self._is_narrow = False
+        self._remark = ""
 
-    def run(self) -> str:
+    @property
+    def text(self) -> str:
+        """The choice, for people."""
+        return self._choice.text(num_threads=self._num_threads) + self._remark
+
+    def use_threads(self, num_threads: int) -> None:
+        """Run with as many threads from now on, or with one if the model is small.
+
+        Args:
+            num_threads: The most threads one operation may use; 1 or more.
+        """
+        few = self._choice.is_small and self._wish.choose_threads
+        self._num_threads = 1 if few else num_threads
+        _set_threads(self._num_threads)
+
+    def run(self) -> None:
         """Choose, and let the handler use what was chosen; it is warm then.
-
-        Returns:
-            The choice, for people.
 
         Raises:
             Exception: Whatever the model raises as it was exported.
         """
-        if not self._reaches_model():
-            self._check.warm_up()
-            return f"{AS_EXPORTED}: the handler's inference does not call the model it loaded"
+        if self._is_on_cpu:
+            _set_threads(1)  # one thread's own time tells the same on a busy machine
         remembered = None if self._memory is None else self._memory.read()
         if remembered is not None and self._use_again(remembered):
-            said = f"{remembered.text}; as measured before"
+            self._remark = "; as measured before"
+        elif not self._reaches_model():
+            self._remark = ": the handler's inference does not call the model it loaded"
         else:
-            choice = self._choose()
+            self._choice = self._choose()
             if self._memory is not None:
-                self._memory.write(choice)
-            said = choice.text
+                self._memory.write(self._choice)
+        self.use_threads(self._num_threads)
         try:
             self._check.warm_up()
         except Exception as error:  # noqa: BLE001  # forms of models fail in many ways
-            self.undo()
+            self.undo(_reason(error))
             self._check.warm_up()
-            said = f"{AS_EXPORTED}: {_reason(error)}"
-        return said
 
-    def checked(self, check: SelfCheck) -> str:
-        """Compare what was chosen with the record; see `SelfCheck.compare`.
+    def with_tolerance(self, check: SelfCheck) -> SelfCheck:
+        """The check, allowing what the chosen form is allowed."""
+        return replace(check, allowed_share=_NARROW_SHARE if self._is_narrow else 0.0)
 
-        Raises:
-            HandlerFailed: It is further from it than it may be.
+    def undo(self, reason: str) -> None:
+        """Let the handler call its model again.
+
+        Args:
+            reason: Why, for people.
         """
-        allowed_share = _NARROW_SHARE if self._is_narrow else 0.0
-        return replace(check, allowed_share=allowed_share).compare()
-
-    def undo(self) -> None:
-        """Let the handler call its model again."""
         self._handler.call_in_place_of_model(None)
+        self._choice = Choice(candidate=AS_EXPORTED, is_small=self._choice.is_small)
         self._is_narrow = False
+        self._remark = f": {reason}"
 
     def _reaches_model(self) -> bool:
         """Whether what is put in the model's place is what `inference` calls."""
@@ -177,41 +187,33 @@ class Optimizer:
 
     def _use_again(self, choice: Choice) -> bool:
         """Use what an earlier start has chosen; False when that cannot be."""
-        if not 1 <= choice.num_threads <= self._num_threads:
-            return False
-        call = None
         if choice.candidate != AS_EXPORTED:
             candidate = self._candidates().get(choice.candidate)
             if candidate is None:
                 return False
             try:
-                call = candidate.build()
-                self._handler.call_in_place_of_model(call)
+                self._handler.call_in_place_of_model(candidate.build())
                 self._check.run(start=0, batch_size=1)
             except Exception as error:  # noqa: BLE001  # forms of models fail in many ways
                 logger.info("%s is measured again: %s", candidate.name, _reason(error))
-                self.undo()
+                self._handler.call_in_place_of_model(None)
                 return False
             self._is_narrow = candidate.is_narrow
-        self._set_threads(choice.num_threads)
+        self._choice = choice
         return True
 
     def _choose(self) -> Choice:
         began_at = time.perf_counter()
-        if self._is_on_cpu:
-            self._set_threads(1)  # one thread's own time tells the same on a busy machine
         self._batch_sizes = self._sizes_to_time()
         building_until = began_at + _BUILDING_SHARE * self._wish.within_s
-        until = began_at + self._wish.within_s
         rivals, refused = self._rivals(building_until)
-        chosen, speed_up = self._fastest(rivals, until)
-        self._set_threads(self._num_threads)
+        chosen, speed_up = self._fastest(rivals, began_at + self._wish.within_s)
         best = rivals[chosen]
         self._put_in_place(best)
         self._is_narrow = best.candidate is not None and best.candidate.is_narrow
         return Choice(
             candidate=chosen,
-            num_threads=self._choose_threads(until),
+            is_small=self._is_on_cpu and self._batch_s() < _LITTLE_WORK_S,
             speed_up=speed_up,
             max_abs_error=best.max_abs_error,
             refused=refused,
@@ -294,33 +296,13 @@ class Optimizer:
             return AS_EXPORTED, 1.0
         return best, speed_ups[best]
 
-    def _choose_threads(self, until: float) -> int:
-        """The fewest threads that are nearly as fast as the best number; they are set then.
-
-        Only a small model gets fewer than it may have: what it loses in a noisy measurement is
-        small, too.
-        """
-        most = self._num_threads
-        if not self._wish.choose_threads or most == 1 or not self._is_on_cpu:
-            return most
+    def _batch_s(self) -> float:
+        """Seconds of work in the largest batch that is timed, in the form that is in place."""
         inputs = self._check.inputs(start=0, batch_size=self._batch_sizes[-1])
-        numbers = sorted({most, *(2**power for power in range(most.bit_length()))})
-        calls = {number: partial(self._run_with, number, inputs) for number in numbers}
-        for number in numbers:
-            calls[number]()  # the vendor's library prepares itself anew for each number
-            if number == 1 and _thread_s(calls[1]) > _MUCH_WORK_S:
-                self._set_threads(most)
-                return most
-        turns = turns_s(calls, num_rounds=_NUM_ROUNDS, until=until + _THREADS_S)
-        taken_s = {number: min(taken) for number, taken in turns.items()}  # undisturbed
-        enough_s = _MAX_SLOWER * min(taken_s.values())
-        chosen: int = next(number for number in numbers if taken_s[number] <= enough_s)
-        self._set_threads(chosen)
-        return chosen
-
-    def _run_with(self, num_threads: int, inputs: list[torch.Tensor]) -> None:
-        self._set_threads(num_threads)
-        self._check.inference(*inputs)
+        calls = {"": partial(self._check.inference, *inputs)}
+        calls[""]()  # what a first run does is not counted
+        turns = turns_s(calls, num_rounds=2, until=math.inf, clock=time.thread_time)
+        return min(turns[""])
 
     def _run(self, rival: Checked, inputs: list[torch.Tensor]) -> None:
         self._put_in_place(rival)
@@ -331,20 +313,14 @@ class Optimizer:
     def _put_in_place(self, rival: Checked) -> None:
         self._handler.call_in_place_of_model(None if rival.candidate is None else rival.call)
 
-    def _set_threads(self, num_threads: int) -> None:
-        if torch.get_num_threads() != num_threads:
-            torch.set_num_threads(num_threads)
-
     @property
     def _is_on_cpu(self) -> bool:
         return self._check.device.type == "cpu"
 
 
-def _thread_s(call: Callable[[], object]) -> float:
-    """Seconds of work of this thread."""
-    began_at = time.thread_time()
-    call()
-    return time.thread_time() - began_at
+def _set_threads(num_threads: int) -> None:
+    if torch.get_num_threads() != num_threads:
+        torch.set_num_threads(num_threads)
 
 
 def _reason(error: Exception) -> str:
