@@ -19,6 +19,7 @@ T = TypeVar("T", bound=Hashable)
 
 _TICK_S = 0.0005  # timers may be early by half of their millisecond
 _CAUTION = 1.2  # times what is expected that a batch may well take
+_AHEAD_S = 0.005  # that a front under load may need to notice that a worker is free
 
 
 class BatchQueue(Generic[T]):
@@ -145,6 +146,19 @@ class BatchQueue(Generic[T]):
             self._free_at[worker] = now + self._cost.at_least_s(size)
         return self._take(size)
 
+    def take_ahead(self) -> list[T]:
+        """A full batch for the only worker, which has one still; empty where it had better wait.
+
+        A worker with a batch of milliseconds is free again before the front has heard of it. While
+        it has a longer one, items may still leave.
+        """
+        size = self.max_batch_size
+        if len(self._arrived_at) < size or self._alone or self.timeout_s:
+            return []
+        if not self._cost.knows(size) or self._cost.expected_s(size) > _AHEAD_S:
+            return []
+        return self._take(size)
+
     def take_late(self, *, now: float) -> list[T]:
         """Items whose time has passed, or will have before the batch they would be in is over."""
         late: list[T] = []
@@ -172,14 +186,12 @@ class BatchQueue(Generic[T]):
 
     def answered_batch(self, worker: object, *, size: int, seconds: float) -> None:
         """A batch is over, `seconds` after its worker began it."""
+        self._cost.observe(size, seconds)
         if self.timeout_s:
-            self._cost.observe(size, seconds)
             self._free_at.pop(worker, None)
             self._alone_s = self._cost.at_least_s(1)
             self._knows_time = self._alone_s <= self.timeout_s
             self._longest_s = max(self.timeout_s / 2, _CAUTION * self._cost.seen_s(1))
-        elif self.max_delay_s:
-            self._cost.observe(size, seconds)
 
     def worker_gone(self, worker: object) -> None:
         """A worker will take nothing any more."""

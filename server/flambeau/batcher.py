@@ -93,11 +93,22 @@ class BatchPolicy:
 
 @dataclass(eq=False, slots=True)
 class _Post:
-    """A worker and the batches it has."""
+    """A worker and the batches it has.
+
+    Attributes:
+        worker: Answers one batch at a time, or `BatchPolicy.concurrency`.
+        batches: Those it has been sent, oldest first; one more than it answers at a time where the
+            queue gave one ahead.
+        is_leaving: Whether it gets no more.
+        is_lost: Whether it died with the oldest.
+        idle_since: When it had answered the last one.
+    """
 
     worker: Worker
-    batches: set[asyncio.Future[BatchDone]] = field(default_factory=set)
+    batches: list[asyncio.Future[BatchDone]] = field(default_factory=list)
     is_leaving: bool = False
+    is_lost: bool = False
+    idle_since: float = 0.0
 
 
 class Batcher:
@@ -268,7 +279,10 @@ class Batcher:
             self._dispatch_soon = self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        self._dispatch_soon = None
+        """Give batches to the workers that are free."""
+        if self._dispatch_soon is not None:
+            self._dispatch_soon.cancel()
+            self._dispatch_soon = None
         now = self._loop.time()
         for pending in self._queue.take_expired(now=now):
             self._fail(pending, NoWorker(f"{self._policy.label}: the request's sequence has ended"))
@@ -279,6 +293,8 @@ class Batcher:
             if not self._queue:
                 break
             self._give(post, now=now)
+        if self._queue and len(self._posts) == 1 and self._policy.concurrency == 1:
+            self._give_ahead(now=now)
         self._note_drained()
         self._arm_timer()
 
@@ -296,6 +312,12 @@ class Batcher:
                 return
             self._run(post, batch, now=now)
         self._free.remove(post)
+
+    def _give_ahead(self, *, now: float) -> None:
+        """Send the only worker, while it is busy, the batch that comes next anyway."""
+        (post,) = self._posts.values()
+        if len(post.batches) == 1 and not post.is_leaving and (batch := self._queue.take_ahead()):
+            self._run(post, batch, now=now)
 
     def _arm_timer(self) -> None:
         if self._timer is not None:
@@ -317,7 +339,7 @@ class Batcher:
             [pending.request for pending in batch],
             on_chunk=lambda chunk: _feed(batch[chunk.place], chunk.reply),
         )
-        post.batches.add(call)
+        post.batches.append(call)
         if self._policy.concurrency > 1:
             for pending in batch:
                 pending.running = call
@@ -331,49 +353,45 @@ class Batcher:
         *,
         began_at: float,
     ) -> None:
-        """Hand out the results; the worker may take another batch."""
-        post.batches.discard(call)
+        """Give the worker another batch, then hand out the results of this one."""
+        post.batches.remove(call)
         self._num_running -= len(batch)
-        alive = True
+        error = None if call.cancelled() else call.exception()
+        post.is_leaving |= error is not None
+        if post in self._free:
+            self._free.remove(post)
+        if not post.is_leaving and len(post.batches) < self._policy.concurrency:
+            self._free.append(post)
         if call.cancelled():
             for pending in batch:
                 self._over(pending, None)
-        elif (error := call.exception()) is None:
-            done = call.result()
-            seconds = self._loop.time() - began_at
-            if all(pending.rest is None for pending in batch):  # a stream is as long as it likes
-                self._queue.answered_batch(post.worker, size=len(batch), seconds=seconds)
-            self._observer.batch_done(
-                handler_s=done.handler_s,
-                roundtrip_s=seconds,
-                request_ids=(pending.request.request_id for pending in batch),
-            )
-            if done.metrics:
-                self._observer.samples(done.metrics)
-            self._answer(batch, done)
+            self._dispatch()
+        elif error is None:
+            self._answer(post, batch, call.result(), began_at=began_at)
         elif isinstance(error, WorkerError):
-            alive = False
-            self._worker_lost(batch, error)
+            was_running = self._policy.concurrency > 1 or not post.is_lost
+            post.is_lost = True
+            self._worker_lost(batch, error, was_running=was_running)
+            self._dispatch()
         else:
             raise error
-        if post in self._free:
-            self._free.remove(post)
-        if alive and not post.is_leaving:
-            self._free.append(post)
-        post.is_leaving |= not alive
-        self._dispatch_later()
         self._note_drained()
 
-    def _worker_lost(self, batch: list[PendingRequest], error: WorkerError) -> None:
+    def _worker_lost(
+        self, batch: list[PendingRequest], error: WorkerError, *, was_running: bool
+    ) -> None:
         """Fail the requests of a lost worker, or let them run again, each alone.
 
-        A request that was alone and ended it by its length is not tried again: it would again.
+        A request that was alone and ended it by its length is not tried again: it would again. One
+        that was sent ahead has not run yet, and is none of the reasons.
         """
         may_retry = self._policy.retry and (len(batch) > 1 or isinstance(error, WorkerDied))
         again: list[PendingRequest] = []
         for pending in batch:
             pending.running = None
-            if pending.is_over or pending.has_lost_a_worker or not may_retry:
+            if not was_running and not pending.is_over:
+                again.append(pending)
+            elif pending.is_over or pending.has_lost_a_worker or not may_retry:
                 self._over(pending, None)
                 self._fail(pending, type(error)(str(error)))  # callers raise them separately
             else:
@@ -383,16 +401,30 @@ class Batcher:
         if self._closed is not None:
             self.fail_waiting(self._closed)
 
-    def _answer(self, batch: list[PendingRequest], done: BatchDone) -> None:
+    def _answer(
+        self, post: _Post, batch: list[PendingRequest], done: BatchDone, *, began_at: float
+    ) -> None:
         """Resolve each request with its own result; the worker has been asked for as many."""
+        now = self._loop.time()
+        seconds = now - max(began_at, post.idle_since)
+        post.idle_since = now
+        if all(pending.rest is None for pending in batch):  # a stream is as long as it likes
+            self._queue.answered_batch(post.worker, size=len(batch), seconds=seconds)
+        for pending, result in zip(batch, done.results, strict=True):
+            self._over(pending, None if isinstance(result, Failure) else result)
+        self._dispatch()  # the worker goes on while answers are written
+        self._observer.batch_done(
+            handler_s=done.handler_s,
+            roundtrip_s=seconds,
+            request_ids=(pending.request.request_id for pending in batch),
+        )
+        if done.metrics:
+            self._observer.samples(done.metrics)
         for pending, result in zip(batch, done.results, strict=True):
             pending.running = None
             if isinstance(result, Failure):
-                self._over(pending, None)
                 self._fail(pending, _error_of(result))
-                continue
-            self._over(pending, result)
-            if pending.rest is not None:
+            elif pending.rest is not None:
                 pending.rest.finish(result)
             else:
                 pending.resolve(result)

@@ -63,6 +63,7 @@ class WorkerChannel(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport.set_write_buffer_limits(high=0)  # write at once: a worker waits for it
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # the reader knows better
         return self._reader.get_buffer()

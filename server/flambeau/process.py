@@ -28,6 +28,7 @@ from flambeau.child import (
 from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerError, WorkerTimeout
 from flambeau.messages import (
     BatchDone,
+    BatchMode,
     CancelBatch,
     Chunk,
     FailureKind,
@@ -63,6 +64,7 @@ class WorkerProcess:
         self._process = process
         self._channel = channel
         self._load = load
+        self._in_turn = load.batch_mode is BatchMode.IN_TURN
         self._response_timeout_s = response_timeout_s
         self._last_lines: deque[str] = deque(maxlen=_NUM_LAST_LINES)
 
@@ -179,6 +181,8 @@ class WorkerProcess:
     ) -> asyncio.Future[BatchDone]:
         """Answer one batch, one result per request and in their order.
 
+        A worker that answers batches in turn may be sent one while it has another.
+
         Cancelling it tells the worker that nobody waits; only for batch modes that know that.
 
         Args:
@@ -187,7 +191,7 @@ class WorkerProcess:
 
         Raises, when awaited:
             WorkerDied: It ended, or broke the protocol, before it answered.
-            WorkerTimeout: No answer within `response_timeout_s`; it is killed.
+            WorkerTimeout: No answer within `response_timeout_s` of its turn; it is killed.
         """
         self._batch_id += 1
         call = _Call(
@@ -198,6 +202,8 @@ class WorkerProcess:
             timeout_s=self._response_timeout_s,
         )
         call.result.add_done_callback(lambda _: self._call_over(call))
+        if not (self._in_turn and self._calls):
+            call.start_clock()
         self._calls[call.batch_id] = call
         self._channel.send(RunBatch(batch_id=call.batch_id, requests=list(requests)))
         if not self._channel.is_open:
@@ -210,9 +216,11 @@ class WorkerProcess:
         self._exited.add_done_callback(lambda _: call.give_up())
 
     def _call_over(self, call: _Call) -> None:
-        """Forget a call."""
+        """Forget a call; it is the turn of the next one."""
         call.stop_clock()
         del self._calls[call.batch_id]
+        if self._in_turn and self._calls:
+            next(iter(self._calls.values())).start_clock()
         if call.result.cancelled() and not call.is_done:
             self._cancelled.add(call.batch_id)
             self._channel.send(CancelBatch(batch_id=call.batch_id))
@@ -291,7 +299,8 @@ class _Call:
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()
         self.result: asyncio.Future[BatchDone] = self._loop.create_future()
-        self._clock = self._loop.call_later(timeout_s, self._expire)
+        # from the beginning of its turn, and anew with each part of an answer
+        self._clock: asyncio.TimerHandle | None = None
         # whether the worker has said its last word about it, or why it will not
         self.is_done = False
         self._error: WorkerError | None = None
@@ -309,8 +318,7 @@ class _Call:
             return True
         if not 0 <= message.place < self._num_requests:
             return False
-        self._clock.cancel()
-        self._clock = self._loop.call_later(self._timeout_s, self._expire)
+        self.start_clock()
         self._on_chunk(message)
         return True
 
@@ -325,8 +333,13 @@ class _Call:
         if not self.result.done():
             self.result.set_exception(self._error)
 
+    def start_clock(self) -> None:
+        self.stop_clock()
+        self._clock = self._loop.call_later(self._timeout_s, self._expire)
+
     def stop_clock(self) -> None:
-        self._clock.cancel()
+        if self._clock is not None:
+            self._clock.cancel()
 
     def _expire(self) -> None:
         self.fail(

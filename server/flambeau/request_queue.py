@@ -47,6 +47,10 @@ class RequestQueue(Protocol):
         """The next batch for this one of `num_free` workers; empty when there is none now."""
         ...
 
+    def take_ahead(self) -> list[PendingRequest]:
+        """A batch that a busy worker may have already, for nothing can change it; often empty."""
+        ...
+
     def take_late(self, *, now: float) -> list[PendingRequest]:
         """Requests that the next batch would answer too late; ask before `take`."""
         ...

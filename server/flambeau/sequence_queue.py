@@ -168,6 +168,10 @@ class SequenceQueue:
                     if ended is not None:
                         self._close(ended)
 
+    def take_ahead(self) -> list[PendingRequest]:
+        """Nothing: a sequence's next request waits for the answer to the one before."""
+        return []
+
     def take_late(self, *, now: float) -> list[PendingRequest]:  # noqa: ARG002  # as above
         return []
 

@@ -29,6 +29,7 @@ from flambeau.system_sampler import make_system_sampler
 
 _log = logging.getLogger(__name__)
 
+_GC_THRESHOLD = 20_000  # the requests under way are thousands of objects, none of them garbage
 _LAST_WORDS_S = 1.0  # for the last answers to reach their clients once the deadline has passed
 
 # what every server runs beside its listeners, as far as its configuration wants it
@@ -67,6 +68,7 @@ async def serve(
         await stack.enter_async_context(parts.templates)
         gc.collect()
         gc.freeze()  # else each full collection walks FastAPI's objects, in the middle of requests
+        gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])
         await _start([*beside, *listeners])
         on_started({audience: each.url for each in listeners for audience in each.audiences})
         loading = asyncio.ensure_future(

@@ -121,6 +121,25 @@ def test_a_batch_that_lost_all_its_requests_is_not_waited_for() -> None:
     assert waiting.due_at() is None
 
 
+def test_a_full_batch_is_given_ahead_where_batches_take_milliseconds() -> None:
+    short, long = learned(cost_s=0.001), learned(cost_s=0.05)
+    for waiting in (short, long):
+        for item in range(5):
+            waiting.put(item, now=0.0)
+    assert short.take_ahead() == [0, 1, 2, 3]
+    assert short.take_ahead() == []  # one is no full batch
+    assert long.take_ahead() == []
+
+
+def test_what_runs_alone_or_against_time_is_not_given_ahead() -> None:
+    again, timed = learned(cost_s=0.001), learned(cost_s=0.001, timeout_s=1.0)
+    again.put_back([0, 1, 2, 3], now=0.0)
+    assert again.take_ahead() == []
+    for item in range(4):
+        timed.put(item, now=0.0)
+    assert timed.take_ahead() == []
+
+
 def test_a_request_that_others_leave_no_time_for_is_too_late() -> None:
     waiting = learned(cost_s=1.0, timeout_s=2.5)
     assert not waiting.is_too_late(now=10.0, num_workers=1)

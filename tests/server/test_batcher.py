@@ -187,6 +187,69 @@ def test_a_lost_worker_fails_its_own_batch_and_gets_no_other() -> None:
     asyncio.run(story())
 
 
+async def learned(batcher: Batcher, worker: FakeWorker, *, batch: int) -> None:
+    """Let the batcher learn that a full batch takes no time."""
+    for _ in range(3):
+        pending = [batcher.submit(make_request()) for _ in range(batch)]
+        await settle()
+        worker.answer_next()
+        await asyncio.gather(*(each.reply for each in pending))
+    worker.batches.clear()
+
+
+def test_the_only_worker_has_the_next_full_batch_while_it_is_busy() -> None:
+    async def story() -> None:
+        batcher, worker = make_batcher(batch=2), FakeWorker(held=True)
+        batcher.add(worker)
+        await learned(batcher, worker, batch=2)
+        pending = [batcher.submit(make_request(b"%d" % number)) for number in range(7)]
+        await settle()
+        assert [len(batch) for batch in worker.batches] == [2, 2]
+        assert (batcher.num_running, batcher.num_waiting) == (4, 3)
+        for _ in range(4):
+            worker.answer_next()
+            await settle()
+        assert [len(batch) for batch in worker.batches] == [2, 2, 2, 1]
+        assert [body(await each.reply) for each in pending] == [b"%d" % n for n in range(7)]
+
+    asyncio.run(story())
+
+
+def test_with_another_worker_nothing_waits_behind_a_busy_one() -> None:
+    async def story() -> None:
+        batcher, workers = make_batcher(batch=1), [FakeWorker(held=True), FakeWorker(held=True)]
+        batcher.add(workers[0])
+        await learned(batcher, workers[0], batch=1)
+        batcher.add(workers[1])
+        for _ in range(4):
+            batcher.submit(make_request())
+        await settle()
+        assert [len(worker.batches) for worker in workers] == [1, 1]
+
+    asyncio.run(story())
+
+
+def test_what_a_lost_worker_had_not_begun_is_not_to_blame() -> None:
+    async def story() -> None:
+        batcher, lost, other = make_batcher(batch=1), FakeWorker(held=True), FakeWorker(held=True)
+        batcher.add(lost)
+        await learned(batcher, lost, batch=1)
+        poison, innocent = [batcher.submit(make_request()) for _ in range(2)]
+        await settle()
+        lost.fail_next(WorkerTimeout("too slow"))
+        lost.fail_next(WorkerDied("Worker died."))
+        with pytest.raises(WorkerTimeout):
+            await poison.reply
+        batcher.add(other)
+        await settle()
+        other.fail_next(WorkerDied("Worker died."))  # for once, innocent requests are run again
+        third = FakeWorker()
+        batcher.add(third)
+        assert (await innocent.reply).status == 200
+
+    asyncio.run(story())
+
+
 def die_of_poison(request: InferenceRequest) -> Reply:
     if bytes(request.inputs[0].body) == b"poison":
         raise WorkerDied("Worker died.")

@@ -145,6 +145,20 @@ def test_a_worker_that_misses_its_deadline_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_batch_behind_one_that_is_too_slow_is_not_too_slow_itself(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path, timeout_s=0.5)
+        await ready(process)
+        first, second = (process.run([make_request(order)]) for order in (b"hang", b"fine"))
+        with pytest.raises(WorkerTimeout):
+            await first
+        with pytest.raises(WorkerDied):  # not too slow itself
+            await second
+
+    run(story)
+
+
+@pytest.mark.slow
 def test_what_a_handler_started_ends_with_its_worker(tmp_path: Path) -> None:
     async def story() -> None:
         process = await start(tmp_path)
