@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, DistributedSampler, Subset
 
 from flambeau.errors import ConfigError, FlambeauError
+from flambeau.interrupt import Interrupt
 from training.augment import shift_and_rotate
 from training.checkpoint import Checkpoints
 from training.config import TrainConfig, read_config
@@ -84,9 +85,11 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
         DataError: Data is missing or damaged.
         NonFiniteLoss: The loss became NaN or infinite.
         CheckpointError: A checkpoint could not be written or read.
+        KeyboardInterrupt: On Ctrl-C or SIGTERM, in the main thread.
     """
     started_at = time.monotonic()
     with ExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
         stack.enter_context(deterministic(num_threads=config.num_threads))
         fabric = stack.enter_context(launched(config))
         rank, num_ranks = fabric.global_rank, fabric.world_size
@@ -174,6 +177,7 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
                 totals.add(logits_BK, labels_B, loss=loss)
                 unread.append(loss.detach())
                 progress.advance()
+                interrupt.check()
                 if run.step % config.log_every_steps == 0 or run.step % steps_per_epoch == 0:
                     # The host waits for the device here, hence once per log_every_steps.
                     losses = mean_over_ranks(unread, fabric=fabric)
@@ -267,7 +271,7 @@ def check_losses(losses: Sequence[float], *, run: Run) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 when trained, 1 when the run failed, 2 for settings, 130 for Ctrl-C."""
+    """The command line: 0 when trained, 1 when it failed, 2 for settings, 130 for Ctrl-C."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = argparse.ArgumentParser(
         prog="python -m training.train",

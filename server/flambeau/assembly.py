@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import re
-import sys
-from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 
 from prometheus_client import disable_created_metrics
 
 from flambeau.api.auth import Guard
 from flambeau.api.operations import Operations
-from flambeau.child import Launch
 from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
 from flambeau.downloads import Downloads
@@ -28,15 +22,12 @@ from flambeau.services import ServerParts
 from flambeau.store import ModelStore
 from flambeau.templates import Templates
 
-# reads TorchServe's archives as well as ours
-_WORKER_MODULE = "flambeau.torchserve.worker"
-
 
 def make_parts(
     config: ServeConfig,
-    environment: Mapping[str, str],
     store: ModelStore,
     tokens: Tokens | None,
+    templates: Templates,
     *,
     num_gpus: int,
 ) -> ServerParts:
@@ -56,13 +47,8 @@ def make_parts(
         default_handler=config.default_service_handler or None,
         install_py_dep_per_model=config.install_py_dep_per_model,
     )
-    host = _host(config, environment, metrics, num_gpus=num_gpus)
-    templates = Templates(
-        Launch(command=(Path(sys.executable), _WORKER_MODULE), environment=host.environment),
-        is_on=config.fork_workers and sys.platform == "linux",
-    )
     registry = Registry(
-        host=replace(host, start_process=templates.start_worker, forget=templates.forget),
+        host=_host(config, templates, metrics, num_gpus=num_gpus),
         metrics=metrics,
         drain_timeout_s=config.drain_timeout_s,
         discard=packages.discard,
@@ -81,7 +67,6 @@ def make_parts(
         operations=operations,
         metrics=metrics,
         guard=Guard(tokens.keys if tokens else None, status_400=config.token_status_400),
-        templates=templates,
     )
 
 
@@ -94,29 +79,15 @@ def _default_settings(config: ServeConfig) -> ModelSettings:
     )
 
 
-_WAITING = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # libgomp reads them when it is loaded
-
-
-def _host(
-    config: ServeConfig, environment: Mapping[str, str], metrics: Metrics, *, num_gpus: int
-) -> Host:
-    hidden = re.compile(config.blacklist_env_vars or r"(?!)")  # by default, no name matches
-    kept = {
-        key: value
-        for key, value in environment.items()
-        if not key.startswith("FLAMBEAU_") and not hidden.fullmatch(key)
-    }
-    if not _WAITING.intersection(kept):
-        # a thread that spins at OpenMP's barriers takes the core that the front and others want
-        kept["OMP_WAIT_POLICY"] = "PASSIVE"
-    if config.use_torchserve_package:
-        kept["FLAMBEAU_USE_TORCHSERVE_PACKAGE"] = "true"  # the worker module reads it
+def _host(config: ServeConfig, templates: Templates, metrics: Metrics, *, num_gpus: int) -> Host:
     return Host(
         devices=DeviceCycle(num_gpus),
-        environment=kept,
+        environment=templates.launch.environment,
+        worker_module=templates.launch.command[1],
+        start_process=templates.start_worker,
+        forget=templates.forget,
         max_response_bytes=config.max_response_bytes,
         fixed_batch_window=config.fixed_batch_window,
-        worker_module=_WORKER_MODULE,
         worker_ids=itertools.count(config.initial_worker_port),
         service_envelope=config.service_envelope or None,
         decode_inputs=config.decode_input_request,

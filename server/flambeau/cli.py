@@ -12,16 +12,17 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import quote
 
 import flambeau
 from flambeau.config import ServeConfig
-from flambeau.errors import ConfigError, FlambeauError
+from flambeau.errors import FlambeauError
 
 if TYPE_CHECKING:
+    from flambeau.app import Audience
     from flambeau.services import MakeService
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
@@ -82,21 +83,20 @@ def _shown(default: object) -> str:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from flambeau.app import Audience  # noqa: PLC0415
     from flambeau.logging import configure  # noqa: PLC0415
-    from flambeau.serving import serve  # noqa: PLC0415
+    from flambeau.starting import run_server  # noqa: PLC0415
 
     names = {spec.name for spec in dataclasses.fields(ServeConfig)}
     flags = {key: value for key, value in vars(args).items() if key in names}
     config = ServeConfig.load(file=args.config, environment=os.environ, flags=flags)
     configure(config.log_level)
 
-    def on_started(urls: dict[Audience, str]) -> None:
+    def on_started(urls: Mapping[Audience, str]) -> None:
         for audience, url in urls.items():
             print(f"{audience.value} at {url}")
         print("Model server started.", flush=True)
 
-    return _run_async(serve(config, on_started=on_started, services=_services()))
+    return run_server(config, on_started=on_started, services=_services)
 
 
 def _services() -> list[MakeService]:
@@ -105,14 +105,6 @@ def _services() -> list[MakeService]:
         importlib.import_module("flambeau.torchserve.grpc.startup").make_grpc,
         importlib.import_module("flambeau.torchserve.workflows.service").make_workflows,
     ]
-
-
-def _run_async(work: Coroutine[object, object, int]) -> int:
-    if sys.platform == "win32":
-        raise ConfigError("the server needs POSIX sockets and signals; use Linux or macOS")
-    import uvloop  # noqa: PLC0415  # absent on Windows
-
-    return uvloop.run(work)
 
 
 # export and archive

@@ -46,6 +46,7 @@ from flambeau.self_check import SelfCheck
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from contextlib import AbstractContextManager
 
     from flambeau.codec import Row
     from flambeau.context import Context
@@ -133,7 +134,7 @@ class ModelInstance:
             return
         check = self._self_check()
         if isinstance(check, SelfCheck):
-            with _naming_lack_of_memory(f"running a batch of {self._load.max_batch_size}"):
+            with self._naming_batch():
                 self._optimize(check)
                 check.warm_up_between()
         elif self._load.optimize.level is not OptimizeLevel.OFF:
@@ -165,6 +166,7 @@ class ModelInstance:
 
         Raises:
             HandlerFailed: They differ; the message names the worst sample.
+            OutOfResources: A full batch does not fit into memory.
             Exception: Whatever the model raises.
         """
         check = self._self_check()
@@ -175,14 +177,18 @@ class ModelInstance:
         if self._found is not None:
             check.compare_first()
             return self._found
-        if self._optimizer is None:
-            return check.compare()
-        try:
-            return check.compare()
-        except HandlerFailed as error:
-            self._optimizer.undo(text_of(error))
-            self.optimization = self._optimizer.text
-            return self._optimizer.with_tolerance(check).compare()
+        with self._naming_batch():
+            try:
+                return check.compare()
+            except Exception as error:
+                if self._optimizer is None:
+                    raise
+                self._optimizer.undo(text_of(error))
+                self.optimization = self._optimizer.text
+                return self._optimizer.with_tolerance(check).compare()
+
+    def _naming_batch(self) -> AbstractContextManager[None]:
+        return _naming_lack_of_memory(f"running a batch of {self._load.max_batch_size}")
 
     def _self_check(self) -> SelfCheck | str:
         """The check to run, or why there is none."""

@@ -19,7 +19,7 @@ from flambeau.parity import Comparison, Samples, Tolerance, compare, named_outpu
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-_NUM_SINGLES: Final = 2  # TorchScript profiles in the first run, optimises in the second
+_NUM_RUNS: Final = 2  # TorchScript profiles in the first, optimises in the second
 _WARM_UP_BETWEEN_S: Final = 0.2
 _CUDA_SHARE: Final = 0.01  # TF32 keeps 10 bits of a factor, and a deep net adds up the rest
 
@@ -44,13 +44,17 @@ class SelfCheck:
     allowed_share: float = 0.0
 
     def warm_up(self) -> None:
-        """Run one sample and a full batch until nothing is done for the first time but to compare.
+        """Run one sample until nothing is done for the first time.
+
+        And full batches, which the comparison runs once, on CUDA, where kernels may be compiled for
+        them.
 
         Raises:
             Exception: Whatever the model raises.
         """
-        for batch_size in (1,) * _NUM_SINGLES + (self.max_batch_size,):
-            self.run(start=0, batch_size=batch_size)
+        for batch_size in self.batch_sizes if self.device.type == "cuda" else [1]:
+            for _ in range(_NUM_RUNS):
+                self.run(start=0, batch_size=batch_size)
 
     def warm_up_between(self) -> None:
         """Run batches of the sizes between, too, smallest first, as long as that takes no time.

@@ -21,7 +21,6 @@ from flambeau.config import ServeConfig
 from flambeau.metrics import Metrics
 from flambeau.packages import PackageLoader
 from flambeau.registry import Registry
-from flambeau.templates import Templates
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +33,6 @@ class ServerParts:
     operations: Operations
     metrics: Metrics
     guard: Guard
-    templates: Templates
 
 
 class Service:

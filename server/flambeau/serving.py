@@ -10,8 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from flambeau.app import Audience
 from flambeau.assembly import make_parts
@@ -26,6 +25,7 @@ from flambeau.startup import load_startup_models, startup_workers
 from flambeau.stop_signal import StopSignal
 from flambeau.store import ModelStore
 from flambeau.system_sampler import make_system_sampler
+from flambeau.templates import Templates
 
 _log = logging.getLogger(__name__)
 
@@ -39,16 +39,16 @@ _SERVICES: tuple[MakeService, ...] = (make_system_sampler,)
 async def serve(
     config: ServeConfig,
     *,
+    templates: Templates,
     on_started: Callable[[dict[Audience, str]], None],
-    environment: Mapping[str, str] = os.environ,
     services: Sequence[MakeService] = (),
 ) -> int:
     """Serve until a signal; returns the exit code.
 
     Args:
         config: Everything it needs to know.
+        templates: Where workers come from, while this runs.
         on_started: Called with each listener's address once all of them accept connections.
-        environment: What workers get of it: all but our own settings and what is blacklisted.
         services: What runs beside the listeners, besides what every server does.
 
     Raises:
@@ -60,12 +60,11 @@ async def serve(
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(ModelStore(config.model_store))
         tokens = stack.enter_context(Tokens.opened(config))
-        parts = make_parts(config, environment, store, tokens, num_gpus=num_gpus)
+        parts = make_parts(config, store, tokens, templates, num_gpus=num_gpus)
         registry, packages = parts.registry, parts.packages
         beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
         listeners = [stack.enter_context(opened) for opened in listeners_of(parts, tokens, beside)]
         stop = stack.enter_context(StopSignal())
-        await stack.enter_async_context(parts.templates)
         gc.collect()
         gc.freeze()  # else each full collection walks FastAPI's objects, in the middle of requests
         gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])

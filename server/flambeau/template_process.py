@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import IO, Final
 
 from flambeau.child import (
@@ -69,14 +69,24 @@ class TemplateProcess:
         self._exited = asyncio.ensure_future(self._watch_exit())
 
     @classmethod
-    async def start(cls, launch: Launch, adoption: Adoption) -> TemplateProcess:
+    async def start(
+        cls, launch: Launch, adoption: Adoption, *, on_spawned: Callable[[], None]
+    ) -> TemplateProcess:
         """Start one and wait until it has imported everything.
+
+        Args:
+            launch: The interpreter, module and environment, of its workers, too.
+            adoption: What makes its workers ours.
+            on_spawned: Called when there is a process, or none can be started.
 
         Raises:
             TemplateError: It ended, or is not ready in time.
             WorkerDied: The operating system cannot start a process now.
         """
-        child, sock = await start_fresh(launch, flags=[FLAG], kind=socket.SOCK_SEQPACKET)
+        try:
+            child, sock = await start_fresh(launch, flags=[FLAG], kind=socket.SOCK_SEQPACKET)
+        finally:
+            on_spawned()
         template = cls(child, sock, adoption)
         try:
             await template._wait_ready()

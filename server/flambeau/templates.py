@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from flambeau.child import Adoption, Child, Launch, SharedModel, start_fresh
@@ -39,7 +40,7 @@ class Templates:
             is_on: Whether to have a template at all.
         """
         # for the life of the server
-        self._launch = launch
+        self.launch = launch
         self._is_on = is_on
         self._adoption = Adoption()
         self._task: asyncio.Task[None] | None = None
@@ -50,10 +51,12 @@ class Templates:
         self._endings: set[asyncio.Future[None]] = set()
 
     async def __aenter__(self) -> Templates:
-        """Start a template in the background."""
+        """Start a template, which goes on by itself; returns once its process runs."""
         if self._is_on:
-            self._template = starting = self._start()
+            spawned = asyncio.Event()
+            self._template = starting = self._start(on_spawned=spawned.set)
             self._task = asyncio.ensure_future(self._keep_alive(starting))
+            await spawned.wait()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -69,7 +72,7 @@ class Templates:
         Raises:
             WorkerDied: The operating system cannot start a process now.
         """
-        ours = self._launch
+        ours = self.launch
         if (launch.command, launch.environment) != (ours.command, ours.environment):
             return await start_fresh(launch)
         if self._template is not None:
@@ -109,8 +112,12 @@ class Templates:
                 self.forget(shared)  # it has ended: the next worker has it loaded again
             raise
 
-    def _start(self) -> asyncio.Future[TemplateProcess]:
-        return asyncio.ensure_future(TemplateProcess.start(self._launch, self._adoption))
+    def _start(
+        self, *, on_spawned: Callable[[], None] = lambda: None
+    ) -> asyncio.Future[TemplateProcess]:
+        return asyncio.ensure_future(
+            TemplateProcess.start(self.launch, self._adoption, on_spawned=on_spawned)
+        )
 
     async def _keep_alive(self, starting: asyncio.Future[TemplateProcess]) -> None:
         """Start another template whenever one ends, until cancelled or given up."""

@@ -18,7 +18,6 @@ from flambeau.address import Address
 from flambeau.api.auth import Guard, GuardedRoute
 from flambeau.api.operations import Operations
 from flambeau.app import Audience
-from flambeau.child import Launch
 from flambeau.cli import main
 from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
@@ -31,7 +30,6 @@ from flambeau.packages import PackageLoader
 from flambeau.registry import Registry
 from flambeau.services import ServerParts
 from flambeau.store import ModelStore
-from flambeau.templates import Templates
 from flambeau.tokens import Role
 from flambeau.torchserve.workflows.service import make_workflows
 from tests.integration.archives import service
@@ -190,7 +188,6 @@ def test_the_table_above_has_every_route(tmp_path: Path) -> None:
                 operations=Operations(registry, packages, enable_model_api=True, default_workers=0),
                 metrics=metrics,
                 guard=Guard(None),
-                templates=Templates(Launch(command=(Path(), ""), environment={}), is_on=False),
             )
             workflows = make_workflows(parts)
             assert workflows is not None

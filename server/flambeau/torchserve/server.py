@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 
 import flambeau
 from flambeau.app import Audience
-from flambeau.errors import ConfigError
 from flambeau.services import MakeService, Service
-from flambeau.serving import serve
+from flambeau.starting import run_server
 from flambeau.torchserve import TORCHSERVE_VERSION
 from flambeau.torchserve.grpc.startup import make_grpc
 from flambeau.torchserve.keystore import with_certificate
@@ -45,13 +43,11 @@ def run(settings: Settings, places: Places, *, snapshots: bool) -> int:
             values = settings.properties.values
             services.append(lambda parts: Snapshots(parts.registry, values, log_dir=places.logs))
         with with_certificate(settings.serve, settings.keystore) as config:
-            return _run_async(
-                serve(
-                    config,
-                    on_started=_show,
-                    environment=os.environ | worker_environment(settings, places),
-                    services=services,
-                )
+            return run_server(
+                config,
+                on_started=_show,
+                environment=os.environ | worker_environment(settings, places),
+                services=lambda: services,
             )
 
 
@@ -99,12 +95,3 @@ class _ReadinessLine(Service):
 def _show(urls: Mapping[Audience, str]) -> None:
     for audience, url in urls.items():
         _log.info("%s address: %s", audience.value.capitalize(), url)
-
-
-def _run_async(work: Coroutine[object, object, int]) -> int:
-    if sys.platform == "win32":
-        work.close()
-        raise ConfigError("the server needs POSIX sockets and signals; use Linux or macOS")
-    import uvloop  # noqa: PLC0415  # absent on Windows
-
-    return uvloop.run(work)

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         FlambeauError: The command line prints why and exits with 2.
     """
     # imported here, so that `flambeau --help` does not wait for it
-    from flambeau.tuning.interrupt import Interrupt  # noqa: PLC0415
+    from flambeau.interrupt import Interrupt  # noqa: PLC0415
     from flambeau.tuning.report import Report  # noqa: PLC0415
     from flambeau.tuning.search import require_optuna  # noqa: PLC0415
     from flambeau.tuning.session import Plan, tune  # noqa: PLC0415

@@ -30,7 +30,7 @@ from flambeau.written_aside import written_aside
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from flambeau.tuning.interrupt import Interrupt
+    from flambeau.interrupt import Interrupt
     from flambeau.tuning.report import Report
     from flambeau.tuning.sample_requests import SampleRequests
 

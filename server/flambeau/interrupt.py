@@ -1,7 +1,8 @@
 """Ctrl-C, or SIGTERM, as an exception that cannot get lost.
 
-Extension modules may swallow any exception that is raised while they are imported, numpy's and with
-it optuna's among them. So it is remembered as well, and raised again where the work looks for it.
+Extension modules may swallow any exception that is raised in their callbacks or while they are
+imported, torch, NumPy and optuna among them. So it is remembered as well, and raised again where
+the work looks for it.
 """
 
 from __future__ import annotations

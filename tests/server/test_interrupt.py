@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from flambeau.tuning.interrupt import Interrupt
+from flambeau.interrupt import Interrupt
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
