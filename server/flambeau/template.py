@@ -91,6 +91,7 @@ def serve(sock: socket.socket, roles: Roles) -> int:
     front = os.getppid()
     instance: ModelInstance | None = None
     roles.prepare()
+    _freeze()
     _stay_single()
     sock.send(encode(TemplateReady()))
     while True:
@@ -127,6 +128,8 @@ def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Prel
         instance = _behind_others(roles.load_warm, load) if is_builtin else roles.load(load)
     except BaseException as error:  # noqa: BLE001  # the worker that tries it next says it better
         return None, Refused(f"loading it raised {type(error).__name__}")
+    if not is_builtin:
+        _freeze()
     _stay_single()
     if reason := why_not_fork():
         return None, Refused(reason)
@@ -142,7 +145,9 @@ def _behind_others(load: Callable[[LoadModel], ModelInstance], what: LoadModel) 
     def load_in_thread() -> ModelInstance:
         thread_ids.append(threading.get_native_id())
         os.setpriority(os.PRIO_PROCESS, thread_ids[0], _NICENESS)
-        return load(what)
+        instance = load(what)
+        _freeze()
+        return instance
 
     try:
         with ThreadPoolExecutor(max_workers=1) as pool:
@@ -174,8 +179,17 @@ def why_not_fork() -> str:
     return ""
 
 
+def _freeze() -> None:
+    """Keep what is loaded out of the garbage collector's way.
+
+    Else the next collection in a worker would write to every page with an object.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def _stay_single() -> None:
-    """Have one thread, and keep what is loaded out of the garbage collector's way."""
+    """Have one thread, again or for good."""
     import torch  # noqa: PLC0415  # as above
 
     torch.set_num_threads(1)
@@ -185,8 +199,6 @@ def _stay_single() -> None:
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    gc.collect()
-    gc.freeze()  # else the next collection in a worker would write to every page with an object
 
 
 def _fork(front: int, sock: socket.socket, files: list[int]) -> Forked | Refused | None:

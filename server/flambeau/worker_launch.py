@@ -13,7 +13,6 @@ from flambeau.config import ServeConfig
 
 # reads TorchServe's archives as well as ours
 _WORKER_MODULE: Final = "flambeau.torchserve.worker"
-_WAITING: Final = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}  # libgomp reads them when it is loaded
 
 
 def worker_launch(config: ServeConfig, environment: Mapping[str, str]) -> Launch:
@@ -30,9 +29,6 @@ def worker_launch(config: ServeConfig, environment: Mapping[str, str]) -> Launch
         for key, value in environment.items()
         if not key.startswith("FLAMBEAU_") and not hidden.fullmatch(key)
     }
-    if not _WAITING.intersection(kept):
-        # a thread that spins at OpenMP's barriers takes the core that the front and others want
-        kept["OMP_WAIT_POLICY"] = "PASSIVE"
     if config.use_torchserve_package:
         kept["FLAMBEAU_USE_TORCHSERVE_PACKAGE"] = "true"  # the worker module reads it
     return Launch(command=(Path(sys.executable), _WORKER_MODULE), environment=kept)

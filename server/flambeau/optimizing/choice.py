@@ -12,7 +12,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         candidate: Its name; `as exported` when nothing was worth it.
-        is_small: Whether a batch of it is too little work for more than one thread.
+        batch_s: Seconds that a batch of it keeps one thread busy, on the CPU.
         speed_up: Time as exported over its time, on one thread: the geometric mean of a single
             sample's and a batch's.
         max_abs_error: The largest difference from the outputs as exported, on the samples.
@@ -20,7 +20,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     candidate: str
-    is_small: bool = False
+    batch_s: float = 0.0
     speed_up: float = 1.0
     max_abs_error: float = 0.0
     refused: list[str] = []

@@ -47,7 +47,7 @@ _NARROW_SHARE: Final = 0.03
 _SAFE_SHARE: Final = 1e-5
 _SAFE_RTOL: Final = 1e-4
 _MIN_SPEED_UP: Final = 1.05  # for less, the weights stay shared and the memory free
-_LITTLE_WORK_S: Final = 0.002  # on one thread: a CPU that is left free does more elsewhere
+_PER_THREAD_S: Final = 0.01  # of a batch; with less, threads mostly wait for each other
 _MAX_CALL_S: Final = 0.25  # of a batch that is timed; a larger one has the same layers to gain on
 _NUM_ROUNDS: Final = 7
 _BUILDING_SHARE: Final = 0.6  # of the time; the rest is for rounds
@@ -116,13 +116,14 @@ class Optimizer:
         return self._choice.text(num_threads=self._num_threads) + self._remark
 
     def use_threads(self, num_threads: int) -> None:
-        """Run with as many threads from now on, or with one if the model is small.
+        """Run with as many threads from now on, or with as many as a batch keeps busy.
 
         Args:
             num_threads: The most threads one operation may use; 1 or more.
         """
-        few = self._choice.is_small and self._wish.choose_threads
-        self._num_threads = 1 if few else num_threads
+        if self._wish.choose_threads and self._choice.batch_s:
+            num_threads = max(1, min(num_threads, int(self._choice.batch_s / _PER_THREAD_S)))
+        self._num_threads = num_threads
         _set_threads(self._num_threads)
 
     def run(self) -> None:
@@ -160,7 +161,7 @@ class Optimizer:
             reason: Why, for people.
         """
         self._handler.call_in_place_of_model(None)
-        self._choice = Choice(candidate=AS_EXPORTED, is_small=self._choice.is_small)
+        self._choice = Choice(candidate=AS_EXPORTED, batch_s=self._choice.batch_s)
         self._is_narrow = False
         self._remark = f": {reason}"
 
@@ -213,7 +214,7 @@ class Optimizer:
         self._is_narrow = best.candidate is not None and best.candidate.is_narrow
         return Choice(
             candidate=chosen,
-            is_small=self._is_on_cpu and self._batch_s() < _LITTLE_WORK_S,
+            batch_s=self._batch_s() if self._is_on_cpu else 0.0,
             speed_up=speed_up,
             max_abs_error=best.max_abs_error,
             refused=refused,
