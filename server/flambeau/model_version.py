@@ -43,6 +43,7 @@ from flambeau.sequence_queue import SequenceLimits, SequenceQueue
 from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
 
 _OPTIMIZING_S = 3.0  # a start may take so much longer, once per archive and machine
+_COMING = (WorkerState.READY, WorkerState.STARTING, WorkerState.RESTARTING)
 
 
 def _batch_mode(settings: ModelSettings) -> BatchMode:
@@ -250,8 +251,10 @@ class ModelVersion(SlotObserver):
             QueueFull: Too many requests wait already.
         """
         self.metrics.request_accepted(version_given=version_given)
-        coming = (WorkerState.READY, WorkerState.STARTING, WorkerState.RESTARTING)
-        if not any(slot.state in coming for slot in self._slots):
+        for slot in self._slots:
+            if slot.state in _COMING:
+                break
+        else:
             raise NoWorker(self._no_worker_text())
         if not self.settings.sequence_batching:
             return self._batcher.submit(request, version_given=version_given, on_result=on_result)

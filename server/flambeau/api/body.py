@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import parse_qsl
 
 from python_multipart.exceptions import FormParserError
@@ -13,6 +15,7 @@ from flambeau.errors import BodyTooLarge, InvalidInput
 from flambeau.messages import Input
 
 _MAX_FORM_FIELDS = 1000
+_MAX_KNOWN_TYPES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,17 @@ def split_inputs(body: bytes | bytearray, *, content_type: str | None) -> list[I
     Raises:
         InvalidInput: A form that is damaged, unterminated or empty.
     """
-    kind, options = parse_options_header(content_type)
+    kind, options = _parse_content_type(content_type)
     if kind == b"multipart/form-data":
         return _multipart(body, boundary=options.get(b"boundary", b""))
     if kind == b"application/x-www-form-urlencoded":
         return _urlencoded(body)
     return [Input(name="body", content_type=content_type, body=memoryview(body))]
+
+
+@lru_cache(_MAX_KNOWN_TYPES)
+def _parse_content_type(content_type: str | None) -> tuple[bytes, Mapping[bytes, bytes]]:
+    return parse_options_header(content_type)
 
 
 def _urlencoded(body: bytes | bytearray) -> list[Input]:

@@ -108,11 +108,12 @@ class Heading:
         content_length: Empty without one.
         keys: The `authorization` headers.
         for_handler: The headers as the handler gets them, without keys that somebody asks for.
+        is_sound: Whether they have been found to be what HTTP and our limits allow.
     """
 
     __slots__ = (
         *("call", "target", "headers", "http_version", "path"),
-        *("content_type", "content_length", "keys", "for_handler"),
+        *("content_type", "content_length", "keys", "for_handler", "is_sound"),
     )
 
     def __init__(
@@ -128,6 +129,7 @@ class Heading:
         self.keys = [value for name, value in headers if name == HEADER]
         shown = [pair for pair in headers if pair[0] != HEADER] if guard.is_on else headers
         self.for_handler = headers_for(call, shown)
+        self.is_sound = False
 
     def is_same(self, target: bytes, headers: Headers, http_version: str) -> bool:
         """Whether a request with these says the same."""
@@ -191,10 +193,13 @@ class Exchange:
         self._request_id = lane.edge.request_ids.next()
         self._started_at = time.monotonic()
         try:
-            require_one_host(heading.headers, http_version=heading.http_version)
+            if not heading.is_sound:
+                require_one_host(heading.headers, http_version=heading.http_version)
             lane.guard.check(heading.keys, Role.INFERENCE)
             lane.predictions.registry.resolve(heading.call.model, heading.call.version)
-            lane.predictions.body_limit.check_announced(heading.content_length)
+            if not heading.is_sound:
+                lane.predictions.body_limit.check_announced(heading.content_length)
+                heading.is_sound = True
             lane.predictions.body_limit.check_received(self._num_bytes)
         except Exception as error:  # noqa: BLE001  # every error is an answer
             self._fail(error)
