@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.figures import HERE
 from benchmarks.peers.peer import Variant
-from benchmarks.peers.results import median, read
+from benchmarks.peers.results import is_sound, median, read, sound
 from benchmarks.peers.targets import OURS, judge
 from benchmarks.peers.work import WORKS
 
@@ -34,8 +34,9 @@ makes of the program after loading it is part of what is compared.
 Clients and servers share the machine. `wrk` asks from one thread; each measurement takes
 {round_s:g} s after a warm-up, with ResNet-18 twice that, up to the last answer. All servers of a
 work are started, then measured by turns in {num_rounds} rounds; the others are stopped meanwhile,
-with SIGSTOP. Figures are medians over the rounds, lowest and highest in brackets. A figure counts
-only if no request failed.
+with SIGSTOP. Figures are medians over the rounds, lowest and highest in brackets. A round in which
+a request failed, or none was answered, does not count, and is told; where they are half of all,
+there is no figure.
 """
 
 TUNING: Final = """\
@@ -154,17 +155,19 @@ def entries(work: str, results: Results) -> list[tuple[int, str, Variant]]:
 
 def _row(measured: Sequence[Timed], results: Results) -> tuple[str, ...]:
     first = measured[0]
-    num_errors = sum(each.load.num_errors for each in measured)
-    if num_errors or not all(each.load.num_requests for each in measured):
-        what = f"{num_errors} errors" if num_errors else "no answer in a round"
-        return (f"{what}, does not count", "", "", "", "")
+    num_failed = sum(not is_sound(each) for each in measured)
+    failed = f"{num_failed} of {len(measured)} rounds failed"
+    measured = sound(measured)
+    if not measured:
+        return (failed, "", "", "", "")
     rates = [each.load.requests_per_s for each in measured]
     rate = median(rates)
+    remark = f"; {failed}" if num_failed else ""
     ours = results.median_rate(first.work, OURS, first.load.connections)
     is_ours = first.peer == OURS and first.variant is Variant.TUNED
     ratio = "" if is_ours or not ours or not rate else f"{ours / rate:.2f} x"
     return (
-        f"{_number(rate)} ({_number(min(rates))} to {_number(max(rates))})",
+        f"{_number(rate)} ({_number(min(rates))} to {_number(max(rates))}){remark}",
         f"{median(each.load.p50_ms for each in measured):.2f}",
         f"{median(each.load.p99_ms for each in measured):.2f}",
         f"{median(each.cpu_us for each in measured):,.0f}",
@@ -211,7 +214,7 @@ def _starts(results: Results) -> str:
     how = (
         "From the command to the first right answer, median over the rounds; then workers are\n"
         "added one by one. Memory is that of all processes but the first, shared pages in\n"
-        "proportion (PSS), after every worker has answered.\n"
+        "proportion (PSS), after every worker has answered and rested for some seconds.\n"
     )
     heads = ("work", "server", "first answer s", "further worker s", "MiB per further worker")
     return "\n".join(("## Start and further workers", "", how, _table(heads, rows)))

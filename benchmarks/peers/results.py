@@ -12,7 +12,7 @@ from benchmarks.figures import Bare, Load, Machine
 from benchmarks.peers.peer import Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 
@@ -142,15 +142,14 @@ class Results:
     def loads(
         self, work: str, peer: str, connections: int, variant: Variant = Variant.TUNED
     ) -> list[Load]:
-        """One per round; empty when any round had errors, or no answers."""
-        found = [
-            each.load
+        """One per round in which all requests were answered; see `sound`."""
+        measured = [
+            each
             for each in self.timed
             if (each.work, each.peer, each.variant) == (work, peer, variant)
             and each.load.connections == connections
         ]
-        is_whole = all(load.num_requests and not load.num_errors for load in found)
-        return found if is_whole else []
+        return [each.load for each in sound(measured)]
 
     def median_rate(
         self, work: str, peer: str, connections: int, variant: Variant = Variant.TUNED
@@ -191,6 +190,17 @@ class Results:
     def _scalings(self, work: str, peer: str) -> list[Scaling]:
         found = [each for each in self.scalings if (each.work, each.peer) == (work, peer)]
         return sorted(found, key=lambda each: each.num_workers)
+
+
+def sound(measured: Sequence[Timed]) -> list[Timed]:
+    """Rounds that are, if they are more than half."""
+    whole = [each for each in measured if is_sound(each)]
+    return whole if 2 * len(whole) > len(measured) else []
+
+
+def is_sound(timed: Timed) -> bool:
+    """Whether there were requests, and all of them were answered."""
+    return bool(timed.load.num_requests) and not timed.load.num_errors
 
 
 def median(values: Iterable[float]) -> float | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 WORKER_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.01
 ALL_ANSWER_S: Final = 3
+REST_S: Final = 4.0
 
 
 def measure(prepared: Prepared, plan: Plan, results: Results, *, save: Callable[[], None]) -> None:
@@ -77,7 +78,7 @@ def _start(peer: str, prepared: Prepared, results: Results, number: int) -> None
 
 
 def _scale(peer: str, prepared: Prepared, results: Results, number: int) -> None:
-    """One worker after the other; memory is looked at when all have worked."""
+    """One worker after the other; memory is looked at when all have worked, and then rested."""
     del number
     with started(peer, prepared, variant=Variant.TUNED) as server:
         gate.wait_answering(server, prepared)
@@ -90,6 +91,7 @@ def _scale(peer: str, prepared: Prepared, results: Results, number: int) -> None
                 seconds=ALL_ANSWER_S,
                 content_type=prepared.content_type,
             )
+            time.sleep(REST_S)
             pss_bytes = server.workers_pss_bytes()
             results.scalings.append(
                 Scaling(

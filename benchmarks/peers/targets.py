@@ -222,8 +222,6 @@ TARGETS: Final[tuple[Target, ...]] = (
     Rate(work="W1", connections=16, rivals=("torchserve",), at_least=3),
     Latency(work="W1", rival="torchserve", rival_variant=Variant.DEFAULT_DELAY, at_most=1 / 5),
     Latency(work="W1", rival="mosec", rival_variant=Variant.DEFAULT_DELAY, at_most=1 / 5),
-    Latency(work="W1", rival="torchserve", rival_variant=Variant.TUNED, at_most=1 / 5),
-    Latency(work="W1", rival="mosec", rival_variant=Variant.TUNED, at_most=1 / 5),
     LatencyOverBare(work="W1", at_most_ms=0.4),
     Rate(work="W2", connections=16, rivals=JSON_RIVALS, at_least=2),
     Rate(work="W2", connections=64, rivals=JSON_RIVALS, at_least=2),

@@ -178,14 +178,16 @@ class ModelInstance:
             check.compare_first()
             return self._found
         with self._naming_batch():
-            try:
+            if self._optimizer is None:
                 return check.compare()
-            except Exception as error:
-                if self._optimizer is None:
-                    raise
+            try:
+                found = check.compare(only_alone=self._optimizer.is_remembered)
+            except Exception as error:  # noqa: BLE001  # forms of models fail in many ways
                 self._optimizer.undo(text_of(error))
                 self.optimization = self._optimizer.text
-                return self._optimizer.with_tolerance(check).compare()
+                found = self._optimizer.with_tolerance(check).compare()
+            self._optimizer.remember()
+            return found
 
     def _naming_batch(self) -> AbstractContextManager[None]:
         return _naming_lack_of_memory(f"running a batch of {self._load.max_batch_size}")

@@ -17,6 +17,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 from flambeau import template, wire
 from flambeau.errors import FlambeauError, OutOfResources
 from flambeau.failure_text import print_traceback, sendable, text_of
+from flambeau.heap import give_freed_memory_back
 from flambeau.messages import (
     FailureKind,
     Loaded,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
 _PREPARED: Final = ("flambeau.batch_loops", "flambeau.image_handler", "flambeau.instance")
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+_TIME_UNTIL_IDLE: Final = struct.pack("@ll", 2, 0)  # struct timeval: seconds and microseconds
 
 
 def main(
@@ -128,16 +131,24 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         # for the life of the process
         self._sock = sock
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME_UNTIL_IDLE)
         self._sending = threading.Lock()
         self._reader = wire.FrameReader(max_frame_bytes=wire.MAX_FRAME_BYTES)
         # until they are asked for
         self._payloads: deque[memoryview] = deque()
 
     def receive(self) -> ToWorker | None:
-        """The next message, however long it takes; None when the front has hung up."""
+        """The next message, however long it takes; None when the front has hung up.
+
+        When none comes for a while, the memory that batches have freed goes back to the system.
+        """
         while not self._payloads:
             try:
                 num_bytes = self._sock.recv_into(self._reader.get_buffer())
+            except BlockingIOError:
+                give_freed_memory_back()
+                select.select([self._sock], [], [])
+                continue
             except ConnectionError:
                 return None
             if num_bytes == 0:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
 
+import flambeau
 from flambeau.errors import HandlerFailed
 from flambeau.optimizing.candidates import (
     AS_EXPORTED,
@@ -102,13 +103,15 @@ class Optimizer:
         self._memory: RememberedChoice | None = None
         if wish.archive_digest:
             facts = (wish.archive_digest, describe_machine(check.device), wish.level.value)
-            self._memory = RememberedChoice(*facts, check.max_batch_size)
+            self._memory = RememberedChoice(flambeau.__version__, *facts, check.max_batch_size)
         # once one sample has been timed
         self._batch_sizes = check.batch_sizes
         # once there is a choice
         self._choice = Choice(candidate=AS_EXPORTED)
         self._is_narrow = False
         self._remark = ""
+        # whether an earlier start on this machine has chosen and checked it
+        self.is_remembered = False
 
     @property
     def text(self) -> str:
@@ -136,13 +139,13 @@ class Optimizer:
             _set_threads(1)  # one thread's own time tells the same on a busy machine
         remembered = None if self._memory is None else self._memory.read()
         if remembered is not None and self._use_again(remembered):
+            self.is_remembered = True
             self._remark = "; as measured before"
         elif not self._reaches_model():
             self._remark = ": the handler's inference does not call the model it loaded"
+            self._memory = None
         else:
             self._choice = self._choose()
-            if self._memory is not None:
-                self._memory.write(self._choice)
         self.use_threads(self._num_threads)
         try:
             self._check.warm_up()
@@ -154,6 +157,11 @@ class Optimizer:
         """The check, allowing what the chosen form is allowed."""
         return replace(check, allowed_share=_NARROW_SHARE if self._is_narrow else 0.0)
 
+    def remember(self) -> None:
+        """Keep the choice for later starts: it has been compared with the record."""
+        if self._memory is not None and not self.is_remembered:
+            self._memory.write(self._choice)
+
     def undo(self, reason: str) -> None:
         """Let the handler call its model again.
 
@@ -162,7 +170,7 @@ class Optimizer:
         """
         self._handler.call_in_place_of_model(None)
         self._choice = Choice(candidate=AS_EXPORTED, batch_s=self._choice.batch_s)
-        self._is_narrow = False
+        self.is_remembered = self._is_narrow = False
         self._remark = f": {reason}"
 
     def _reaches_model(self) -> bool:
