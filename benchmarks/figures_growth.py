@@ -42,12 +42,14 @@ class Point:
         size: Connections, bytes, models or workers.
         latency: At the same rate for all sizes.
         requests_per_s: As many as can be answered; None where nobody asked.
+        num_errors: Not answered with 200 meanwhile.
         with_idle: The latency with so many connections that are open and say nothing; None too.
     """
 
     size: int
     latency: Latency
     requests_per_s: float | None = None
+    num_errors: int = 0
     with_idle: Latency | None = None
 
 
@@ -64,7 +66,8 @@ class Growth:
     def num_errors(self) -> int:
         points = [*self.connections, *self.bodies, *self.models, *self.workers]
         latencies = [found for p in points for found in (p.latency, p.with_idle) if found]
-        return sum(latency.num_errors for latency in latencies)
+        under_load = sum(point.num_errors for point in points)
+        return under_load + sum(latency.num_errors for latency in latencies)
 
 
 @dataclass(frozen=True, kw_only=True)

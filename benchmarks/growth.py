@@ -29,6 +29,7 @@ BATCH_SIZE = 16
 SHARE_OF_FULL = 0.25  # of what the server can do over one connection: the rate for latencies
 BODY_RATE = 8.0  # 128 MB/s at 16 MiB
 MAX_BODY_BYTES = 17 * 2**20
+MAX_WAITING = 4096  # more than there are clients: none is refused
 MAX_FILES = 8192
 
 
@@ -87,6 +88,7 @@ def _connections(server: Server, body: Path, sizes: Sizes) -> list[Point]:
                 size=count,
                 latency=latency,
                 requests_per_s=loaded.requests_per_s,
+                num_errors=loaded.num_errors,
                 with_idle=idle,
             )
         )
@@ -139,7 +141,12 @@ def _point(
 ) -> Point:
     loaded = load.measure(url, body=body, connections=connections, seconds=seconds)
     latency = open_loop.measure(url, body=body, rate=rate, seconds=seconds, connections=16)
-    return Point(size=size, latency=latency, requests_per_s=loaded.requests_per_s)
+    return Point(
+        size=size,
+        latency=latency,
+        requests_per_s=loaded.requests_per_s,
+        num_errors=loaded.num_errors,
+    )
 
 
 def _rate(url: str, body: Path, sizes: Sizes) -> float:
@@ -151,8 +158,8 @@ def _rate(url: str, body: Path, sizes: Sizes) -> float:
 @contextmanager
 def _serving(directory: Path) -> Generator[Server]:
     arguments = ("--model-store", "model_store", "--no-access-log")
-    limit = ("--max-request-bytes", str(MAX_BODY_BYTES))
-    with serve(*arguments, *limit, cwd=directory) as server:
+    limits = ("--max-request-bytes", str(MAX_BODY_BYTES), "--job-queue-size", str(MAX_WAITING))
+    with serve(*arguments, *limits, cwd=directory) as server:
         yield server
 
 
