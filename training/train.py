@@ -271,7 +271,7 @@ def check_losses(losses: Sequence[float], *, run: Run) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 when trained, 1 when it failed, 2 for settings, 130 for Ctrl-C."""
+    """The command line: 0 when trained, 1 when it failed, 2 for settings, 130 when interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = argparse.ArgumentParser(
         prog="python -m training.train",

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WORKER_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.01
 ALL_ANSWER_S: Final = 3
-REST_S: Final = 4.0
+REST_S: Final = 4.0  # servers may give memory back that they do not need; Flambeau after 2 s
 
 
 def measure(prepared: Prepared, plan: Plan, results: Results, *, save: Callable[[], None]) -> None:

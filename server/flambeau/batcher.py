@@ -406,8 +406,10 @@ class Batcher:
     ) -> None:
         """Resolve each request with its own result; the worker has been asked for as many."""
         now = self._loop.time()
-        seconds = now - max(began_at, post.idle_since)
-        post.idle_since = now
+        if self._policy.concurrency == 1:  # one that was sent ahead has waited for its turn
+            began_at = max(began_at, post.idle_since)
+            post.idle_since = now
+        seconds = max(done.handler_s, now - began_at)  # the front may hear of a turn late
         if all(pending.rest is None for pending in batch):  # a stream is as long as it likes
             self._queue.answered_batch(post.worker, size=len(batch), seconds=seconds)
         for pending, result in zip(batch, done.results, strict=True):

@@ -65,7 +65,6 @@ class Roles:
         prepare: Import what workers need.
         begin: Tie a new process to the front.
         load: Load a model.
-        load_warm: Load a model, warm it up and check it.
         is_builtin: Whether a model's handler is one of Flambeau's own.
         work: Be a worker until the front hangs up, with the model that is loaded already, if any.
     """
@@ -73,7 +72,6 @@ class Roles:
     prepare: Callable[[], None]
     begin: Callable[[socket.socket], None]
     load: Callable[[LoadModel], ModelInstance]
-    load_warm: Callable[[LoadModel], ModelInstance]
     is_builtin: Callable[[LoadModel], bool]
     work: Callable[[socket.socket, ModelInstance | None], int]
 
@@ -122,14 +120,19 @@ def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Prel
     if message.only_builtin and not is_builtin:
         return None, Refused("its handler is its own")
     before = _open_files()
-    load = msgspec.structs.replace(message.load, num_threads=1)
+
+    def load() -> ModelInstance:
+        instance = roles.load(msgspec.structs.replace(message.load, num_threads=1))
+        if is_builtin:
+            instance.prepare()
+        _freeze()
+        return instance
+
     try:
         # a handler of its own may depend on the thread it is loaded in
-        instance = _behind_others(roles.load_warm, load) if is_builtin else roles.load(load)
+        instance = _behind_others(load) if is_builtin else load()
     except BaseException as error:  # noqa: BLE001  # the worker that tries it next says it better
         return None, Refused(f"loading it raised {type(error).__name__}")
-    if not is_builtin:
-        _freeze()
     _stay_single()
     if reason := why_not_fork():
         return None, Refused(reason)
@@ -138,16 +141,14 @@ def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Prel
     return instance, Preloaded()
 
 
-def _behind_others(load: Callable[[LoadModel], ModelInstance], what: LoadModel) -> ModelInstance:
+def _behind_others(load: Callable[[], ModelInstance]) -> ModelInstance:
     """Load in a thread of lower priority: a process could not raise its own again."""
     thread_ids: list[int] = []
 
     def load_in_thread() -> ModelInstance:
         thread_ids.append(threading.get_native_id())
         os.setpriority(os.PRIO_PROCESS, thread_ids[0], _NICENESS)
-        instance = load(what)
-        _freeze()
-        return instance
+        return load()
 
     try:
         with ThreadPoolExecutor(max_workers=1) as pool:

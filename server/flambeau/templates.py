@@ -30,7 +30,11 @@ _PAUSE_S: Final = 1.0  # before one that ended is replaced
 
 
 class Templates:
-    """Starter of a server's workers, and owner of the template they come from."""
+    """Starter of a server's workers, and owner of the template they come from.
+
+    Attributes:
+        launch: The workers that can be forked: those with this command and environment.
+    """
 
     def __init__(self, launch: Launch, *, is_on: bool) -> None:
         """Begin with no template.

@@ -18,7 +18,7 @@ from flambeau.errors import WorkerError
 from flambeau.messages import Buffer, InferenceRequest, Input, RunBatch, ToFront, ToWorker
 
 _LENGTH: Final = struct.Struct("<Q")
-_SCRATCH_BYTES: Final = 1 << 18
+_SCRATCH_BYTES: Final = 256 * 1024  # more than Linux lets wait in a Unix socket, 208 KiB
 MAX_FRAME_BYTES: Final = 2**32 - 1  # msgpack's own limit on one body
 LARGE_BODY_BYTES: Final = 64 * 1024
 _BIN_32: Final = struct.Struct(">BI")  # how msgpack begins a body of such a length: 0xC6, length

@@ -94,7 +94,6 @@ def _roles(load_entry_point: LoadEntryPoint | None, prepare: Callable[[], None])
         prepare=prepare_all,
         begin=_become_worker,
         load=lambda load: _load(load, load_entry_point),
-        load_warm=lambda load: _load_warm(load, load_entry_point),
         is_builtin=is_builtin,
         work=lambda sock, instance: _run(sock, load_entry_point, loaded=instance),
     )
@@ -195,12 +194,6 @@ def _load(load: LoadModel, load_entry_point: LoadEntryPoint | None) -> ModelInst
 
     os.chdir(load.model_dir)
     return ModelInstance.load(load, load_entry_point=load_entry_point or load_handler)
-
-
-def _load_warm(load: LoadModel, load_entry_point: LoadEntryPoint | None) -> ModelInstance:
-    instance = _load(load, load_entry_point)
-    instance.prepare()
-    return instance
 
 
 def _start(

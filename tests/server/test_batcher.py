@@ -37,6 +37,7 @@ class Observed:
     def __init__(self) -> None:
         self.sizes: list[int] = []
         self.waits_s: list[float] = []
+        self.roundtrips_s: list[float] = []
 
     def batch_started(
         self, *, size: int, queue_waits_s: Sequence[float], versions_given: Sequence[bool]
@@ -49,6 +50,7 @@ class Observed:
         self, *, handler_s: float, roundtrip_s: float, request_ids: Iterable[str]
     ) -> None:
         assert roundtrip_s >= handler_s >= 0
+        self.roundtrips_s.append(roundtrip_s)
 
     def samples(self, samples: Sequence[MetricSample]) -> None:
         raise AssertionError(f"the worker sends none, but there are {samples}")
@@ -470,6 +472,26 @@ def test_concurrent_requests_fill_a_worker_and_end_apart() -> None:
             worker.answer_next()
         assert body(await second.reply) == b"\1"
         assert body(await third.reply) == b"\2"
+
+    asyncio.run(story())
+
+
+def test_the_time_of_a_concurrent_request_is_its_own() -> None:
+    async def story() -> None:
+        policy, observed = BatchPolicy(label="", concurrency=2), Observed()
+        batcher = make_batcher(batch=1, policy=policy, observer=observed)
+        worker = FakeWorker(held=True)
+        batcher.add(worker)
+        pending = [batcher.submit(make_request()) for _ in range(2)]
+        await settle()
+        loop = asyncio.get_running_loop()
+        both_run_until = loop.time() + 0.002
+        while loop.time() < both_run_until:
+            pass
+        for each in pending:
+            worker.answer_next()
+            await each.reply
+        assert min(observed.roundtrips_s) >= 0.002
 
     asyncio.run(story())
 
