@@ -10,9 +10,11 @@ import asyncio
 import gc
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from flambeau.decode_ahead import WORTH_S
 from flambeau.errors import HandlerFailed
 from flambeau.failure_text import print_traceback
 from flambeau.instance import STREAM_NEXT, Part, encode_failure
@@ -28,6 +30,7 @@ from flambeau.messages import (
 
 if TYPE_CHECKING:
     from flambeau.codec import Row
+    from flambeau.decode_ahead import Coming, DecodeAhead
     from flambeau.instance import ModelInstance
     from flambeau.messages import ToFront, ToWorker
 
@@ -63,9 +66,31 @@ def serve_batches(channel: Channel, instance: ModelInstance, *, mode: BatchMode)
 
 
 def _serve_in_turn(channel: Channel, instance: ModelInstance) -> None:
+    ahead = instance.decode_ahead()
+    if ahead is not None:
+        _serve_decoding_ahead(channel, instance, ahead)
+        return
     while (batch := channel.receive()) is not None:
         assert isinstance(batch, RunBatch)
         channel.send(instance.run(batch, send=channel.send))
+
+
+def _serve_decoding_ahead(channel: Channel, instance: ModelInstance, ahead: DecodeAhead) -> None:
+    """The same with a second thread for the next batch, as long as decoding takes long enough."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="decode-ahead") as thread:
+        coming: Future[Coming] | None = None
+        while True:
+            if coming is not None:
+                batch, prepared = (found := coming.result()).batch, found.prepared
+            else:
+                message = channel.receive()
+                assert message is None or isinstance(message, RunBatch)
+                batch, prepared = message, None
+            if batch is None:
+                return
+            is_worth_it = instance.decoding_s >= WORTH_S
+            coming = thread.submit(ahead.receive, channel) if is_worth_it else None
+            channel.send(instance.run(batch, prepared=prepared, send=channel.send))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -19,6 +19,7 @@ T = TypeVar("T", bound=Hashable)
 
 _TICK_S = 0.0005  # timers may be early by half of their millisecond
 _CAUTION = 1.2  # times what is expected that a batch may well take
+_DECODE_S = 0.003  # of decoding that a worker does in another thread; see decode_ahead.WORTH_S
 _AHEAD_S = 0.005  # that a front under load may need to notice that a worker is free
 
 
@@ -146,16 +147,21 @@ class BatchQueue(Generic[T]):
             self._free_at[worker] = now + self._cost.at_least_s(size)
         return self._take(size)
 
-    def take_ahead(self) -> list[T]:
+    def take_ahead(self, *, decode_s: float = 0.0) -> list[T]:
         """A full batch for the only worker, which has one still; empty where it had better wait.
 
         A worker with a batch of milliseconds is free again before the front has heard of it. While
-        it has a longer one, items may still leave.
+        it has a longer one, items may still leave, unless it decodes them meanwhile.
+
+        Args:
+            decode_s: What the worker lately needed to decode a batch; 0 if it does not do so ahead.
         """
         size = self.max_batch_size
         if len(self._arrived_at) < size or self._alone or self.timeout_s:
             return []
-        if not self._cost.knows(size) or self._cost.expected_s(size) > _AHEAD_S:
+        if not self._cost.knows(size):
+            return []
+        if self._cost.expected_s(size) > _AHEAD_S and decode_s < _DECODE_S:
             return []
         return self._take(size)
 

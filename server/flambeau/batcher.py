@@ -102,6 +102,7 @@ class _Post:
         is_leaving: Whether it gets no more.
         is_lost: Whether it died with the oldest.
         idle_since: When it had answered the last one.
+        decode_s: Seconds of its last batch that it could have spent before the batch's turn.
     """
 
     worker: Worker
@@ -109,6 +110,7 @@ class _Post:
     is_leaving: bool = False
     is_lost: bool = False
     idle_since: float = 0.0
+    decode_s: float = 0.0
 
 
 class Batcher:
@@ -316,8 +318,10 @@ class Batcher:
     def _give_ahead(self, *, now: float) -> None:
         """Send the only worker, while it is busy, the batch that comes next anyway."""
         (post,) = self._posts.values()
-        if len(post.batches) == 1 and not post.is_leaving and (batch := self._queue.take_ahead()):
-            self._run(post, batch, now=now)
+        if len(post.batches) == 1 and not post.is_leaving:
+            batch = self._queue.take_ahead(decode_s=post.decode_s)
+            if batch:
+                self._run(post, batch, now=now)
 
     def _arm_timer(self) -> None:
         if self._timer is not None:
@@ -330,6 +334,8 @@ class Batcher:
 
     def _run(self, post: _Post, batch: list[PendingRequest], *, now: float) -> None:
         self._num_running += len(batch)
+        if batch[0].has_lost_a_worker:
+            post.decode_s = 0.0  # what is decoded beside it might end this worker, too
         self._observer.batch_started(
             size=len(batch),
             queue_waits_s=[now - pending.arrived_at for pending in batch],
@@ -409,6 +415,7 @@ class Batcher:
         if self._policy.concurrency == 1:  # one that was sent ahead has waited for its turn
             began_at = max(began_at, post.idle_since)
             post.idle_since = now
+        post.decode_s = done.decode_s
         seconds = max(done.handler_s, now - began_at)  # the front may hear of a turn late
         if all(pending.rest is None for pending in batch):  # a stream is as long as it likes
             self._queue.answered_batch(post.worker, size=len(batch), seconds=seconds)

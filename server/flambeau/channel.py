@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import cast
 
 from flambeau import wire
-from flambeau.messages import ToFront, ToWorker
+from flambeau.messages import RunBatch, ToFront, ToWorker
 
 
 class WorkerChannel(asyncio.BufferedProtocol):
@@ -37,7 +37,12 @@ class WorkerChannel(asyncio.BufferedProtocol):
     def send(self, message: ToWorker) -> None:
         """Queue a message for sending; nothing happens once the channel is closed."""
         if self._transport is not None and self.is_open:
-            self._transport.writelines(wire.encode_apart(message))
+            self._transport.write(wire.encode(message))
+
+    def send_large(self, batch: RunBatch) -> None:
+        """The same without copying the bodies that are large."""
+        if self._transport is not None and self.is_open:
+            self._transport.writelines(wire.encode_apart(batch))
 
     def receive(self) -> asyncio.Future[ToFront]:
         """The next message; EOFError when the worker has closed its end or sent garbage."""

@@ -89,6 +89,10 @@ class ImageHandler(SampleHandler):
             self._decoders = ThreadPoolExecutor(num_threads, thread_name_prefix="decode")
         return list(self._decoders.map(self._decoded, data, range(len(data))))
 
+    def may_decode_ahead(self) -> bool:
+        """Where `image_processing` is ours: Pillow lets the model's thread run."""
+        return isinstance(self.image_processing, ImageTransform)
+
     def decode(self, row: Row, idx: int) -> Sample:
         value = self.value(row, "data" if "data" in row else "body", idx)
         if not isinstance(value, (str, bytes, bytearray)):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import torch
 
 from flambeau.codec import decode_request, encode_output
+from flambeau.decode_ahead import DecodeAhead, is_special
 from flambeau.errors import (
     HandlerFailed,
     InvalidInput,
@@ -28,6 +29,7 @@ from flambeau.failure_text import print_traceback, text_of
 from flambeau.handler import BaseHandler
 from flambeau.handler_metrics import MetricsCache
 from flambeau.heap import give_freed_memory_back, keep_freed_memory
+from flambeau.loading import is_builtin
 from flambeau.messages import (
     BatchDone,
     Chunk,
@@ -42,6 +44,7 @@ from flambeau.messages import (
 from flambeau.optimizing.candidates import AS_EXPORTED
 from flambeau.optimizing.optimizer import Optimizer
 from flambeau.parity import read_samples
+from flambeau.sample_handler import SampleHandler
 from flambeau.self_check import SelfCheck
 
 if TYPE_CHECKING:
@@ -53,6 +56,7 @@ if TYPE_CHECKING:
     from flambeau.loading import EntryPoint, LoadEntryPoint
     from flambeau.messages import LoadModel
     from flambeau.parity import Samples
+    from flambeau.sample_handler import Prepared
 
     Send: TypeAlias = Callable[[Chunk], None]
 
@@ -75,6 +79,8 @@ class ModelInstance:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._optimizer: Optimizer | None = None
         self._found: str | None = None
+        # the handler, if its batches may be decoded before their turn
+        self._decodes_ahead: SampleHandler | None = None
         self.optimization = ""
 
     @classmethod
@@ -209,12 +215,22 @@ class ModelInstance:
             device=torch.device(self._load.device),
         )
 
-    def run(self, batch: RunBatch, *, send: Send = _nowhere) -> BatchDone:
-        """Answer a batch: one result per request, in order, whatever the handler does."""
+    def run(
+        self, batch: RunBatch, *, prepared: Prepared | None = None, send: Send = _nowhere
+    ) -> BatchDone:
+        """Answer a batch: one result per request, in order, whatever the handler does.
+
+        Args:
+            batch: The requests.
+            prepared: All of them decoded, where `decode_ahead` has done that.
+            send: Takes parts of answers.
+        """
         began_at = time.perf_counter()
         results: list[Reply | Failure | None] = [None] * len(batch.requests)
         for places in _kinds(batch.requests):
-            for place, result in self._answer_apart(Part.of(batch, places), send):
+            part = Part.of(batch, places)
+            part.prepared = prepared
+            for place, result in self._answer_apart(part, send):
                 results[place] = result
         done = [result for result in results if result is not None]
         assert len(done) == len(results)
@@ -229,7 +245,27 @@ class ModelInstance:
             results=results,
             handler_s=time.perf_counter() - began_at,
             metrics=self.take_metrics(),
+            decode_s=self.decoding_s,
         )
+
+    @property
+    def decoding_s(self) -> float:
+        """Seconds of decoding the last batch; 0 where that is never done before its turn."""
+        return self._decodes_ahead.decoding_s if self._decodes_ahead is not None else 0.0
+
+    def decode_ahead(self) -> DecodeAhead | None:
+        """What decodes the next batch while this one runs; None where each waits for its turn."""
+        handler = self._entry_point.handler
+        ahead = DecodeAhead.of(
+            handler,
+            self._entry_point.context,
+            load=self._load,
+            is_builtin=is_builtin(self._load),
+            decode=self.decode,
+        )
+        if ahead is not None and isinstance(handler, SampleHandler):
+            self._decodes_ahead = handler
+        return ahead
 
     def take_metrics(self) -> list[MetricSample]:
         """What the handler emitted since this was last asked."""
@@ -269,7 +305,7 @@ class ModelInstance:
         context = self._entry_point.context
         context.begin_batch(part.requests)
         try:
-            rows = [self.decode(request) for request in part.requests]
+            rows = self._rows(part)
             with self.streaming(context, part, send):
                 outputs = self._entry_point.call(rows, context)
                 if inspect.isawaitable(outputs):
@@ -312,6 +348,14 @@ class ModelInstance:
             return self.encode(outputs, context)
         finally:
             context.end_batch()
+
+    def _rows(self, part: Part) -> list[Row]:
+        prepared, part.prepared = part.prepared, None  # if the call fails, its halves do without
+        if prepared is None or self._decodes_ahead is None:
+            return [self.decode(request) for request in part.requests]
+        self._decodes_ahead.prepared_ahead = prepared
+        assert isinstance(prepared.rows, list)  # as it is, by which the handler knows it
+        return prepared.rows
 
     def decode(self, request: InferenceRequest) -> Row:
         """A request as the handler reads it."""
@@ -367,12 +411,14 @@ class Part:
         places: Their places in it.
         requests: As many.
         has_streamed: Whether parts of their answers are on their way already.
+        prepared: What they hold, decoded, until it is used; or None.
     """
 
     batch_id: int
     places: list[int]
     requests: list[InferenceRequest]
     has_streamed: bool = False
+    prepared: Prepared | None = None
 
     @classmethod
     def of(cls, batch: RunBatch, places: list[int]) -> Part:
@@ -436,10 +482,6 @@ def _kinds(requests: list[InferenceRequest]) -> list[list[int]]:
     Handlers read from the first request whether to explain or to describe, and answer those one
     at a time; so each of those goes alone, and changes no other client's answer.
     """
-    special = {
-        place
-        for place, request in enumerate(requests)
-        if ("explain", "True") in request.headers or ("describe", "True") in request.headers
-    }
+    special = {place for place, request in enumerate(requests) if is_special(request)}
     plain = [place for place in range(len(requests)) if place not in special]
     return [*([plain] if plain else []), *([place] for place in sorted(special))]

@@ -1,10 +1,10 @@
 """The only things that cross between the front and a worker, as plain data.
 
-`wire.py` turns them into bytes and back. The front sends `LoadModel`, then any number of
-`RunBatch`; the worker answers the first with `LoadProgress`... and `Loaded` or `LoadFailed`, and
-each batch with one `BatchDone`, before which any number of `Chunk` may come. Both sides close the
-socket to say good-bye. Nothing is pickled: a worker runs the model author's code and is not
-trusted.
+`wire.py` turns them into bytes and back. The front sends `ShareMemory` where there is memory to
+share, then `LoadModel`, then any number of `RunBatch`; the worker answers the second with
+`LoadProgress`... and `Loaded` or `LoadFailed`, and each batch with one `BatchDone`, before which
+any number of `Chunk` may come. Both sides close the socket to say good-bye. Nothing is pickled: a
+worker runs the model author's code and is not trusted.
 """
 
 from __future__ import annotations
@@ -155,8 +155,18 @@ class InferenceRequest(msgspec.Struct, frozen=True):
     inputs: list[Input]
 
 
+class ShareMemory(msgspec.Struct, frozen=True, tag=True):
+    """Bodies may come in memory that both have; the open file comes with it. See `arena.py`.
+
+    Attributes:
+        num_bytes: The file's size.
+    """
+
+    num_bytes: int
+
+
 class LoadModel(msgspec.Struct, frozen=True, tag=True):
-    """Load one model version on one device; the first message a worker receives.
+    """Load one model version on one device; sent once.
 
     Attributes:
         model_name: The name it is registered under.
@@ -237,16 +247,34 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     message: str
 
 
-class RunBatch(msgspec.Struct, frozen=True, tag=True):
+class SharedBody(msgspec.Struct, frozen=True, array_like=True):
+    """Where one body is in the shared memory.
+
+    Attributes:
+        request: Its request's place in the batch.
+        part: Its input's place in the request.
+        offset: Where it begins, in bytes.
+        num_bytes: How long it is.
+    """
+
+    request: int
+    part: int
+    offset: int
+    num_bytes: int
+
+
+class RunBatch(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Answer these requests in one handler call.
 
     Attributes:
         batch_id: Rises by one per batch; the answer carries it back.
         requests: 1 to `LoadModel.max_batch_size` requests.
+        shared: The bodies that are in shared memory until the answer; they are empty here.
     """
 
     batch_id: int
     requests: list[InferenceRequest]
+    shared: list[SharedBody] = []
 
 
 class CancelBatch(msgspec.Struct, frozen=True, tag=True):
@@ -304,21 +332,24 @@ class Chunk(msgspec.Struct, frozen=True, tag=True):
     reply: Reply
 
 
-class BatchDone(msgspec.Struct, frozen=True, tag=True):
+class BatchDone(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """One result per request of the batch, in its order.
 
     Attributes:
         batch_id: The `RunBatch` this answers.
         results: As many as the batch had requests.
-        handler_s: Seconds the handler call took.
+        handler_s: Seconds the handler call took, without what had been decoded before its turn.
         metrics: What the handler emitted on the way.
+        decode_s: Seconds of decoding it that the worker could do while it computes another batch;
+            0 where it cannot.
     """
 
     batch_id: int
     results: list[Reply | Failure]
     handler_s: float
     metrics: list[MetricSample] = []
+    decode_s: float = 0.0
 
 
-ToWorker: TypeAlias = LoadModel | RunBatch | CancelBatch
+ToWorker: TypeAlias = ShareMemory | LoadModel | RunBatch | CancelBatch
 ToFront: TypeAlias = LoadProgress | Loaded | LoadFailed | Chunk | BatchDone

@@ -115,13 +115,15 @@ class PendingRequest:
         self._stop_clock()
         if self._reply is not None:
             self._settle(self._reply)
-        if self.on_result is not None:
-            self.on_result(self)
+        on_result, self.on_result = self.on_result, None  # else it and its owner hold each other
+        if on_result is not None:
+            on_result(self)
 
     def abandon(self) -> None:
         """Nobody waits for the answer any more: forget it, and end its work where that is known."""
         if not self.is_over:
             self.is_abandoned = True
+            self.on_result = None
             self._stop_clock()
             if self._reply is not None:
                 self._settle(self._reply)
@@ -146,3 +148,4 @@ class PendingRequest:
     def _stop_clock(self) -> None:
         if self.deadline is not None:
             self.deadline.cancel()
+            self.deadline = None

@@ -11,11 +11,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from flambeau import wire
+from flambeau.arena import Arena
 from flambeau.channel import WorkerChannel
 from flambeau.child import (
     Child,
@@ -46,6 +49,7 @@ from flambeau.output import OnOutput, Output, Stream
 _DIED = "Worker died."  # TorchServe's text
 _NUM_LAST_LINES = 5  # of its output, quoted when a worker dies while loading
 _FRAME_OVERHEAD_BYTES = 1 << 20  # headers and message framing beside the answers of one batch
+_IDLE_S = 2.0  # without large bodies, after which their memory goes back; as for a worker's own
 
 
 class WorkerProcess:
@@ -57,12 +61,15 @@ class WorkerProcess:
         channel: WorkerChannel,
         load: LoadModel,
         *,
+        arena: Arena | None,
         response_timeout_s: float,
         on_output: OnOutput,
     ) -> None:
         # for the life of the process
         self._process = process
         self._channel = channel
+        self._arena = arena
+        self._loop = asyncio.get_running_loop()
         self._load = load
         self._in_turn = load.batch_mode is BatchMode.IN_TURN
         self._response_timeout_s = response_timeout_s
@@ -78,6 +85,9 @@ class WorkerProcess:
         self._batch_id = 0
         self._calls: dict[int, _Call] = {}
         self._cancelled: set[int] = set()
+        # gives the arena's memory back; and when it was last used
+        self._giving_back: asyncio.TimerHandle | None = None
+        self._arena_used_at = 0.0
 
     @classmethod
     async def start(
@@ -110,11 +120,22 @@ class WorkerProcess:
         max_frame_bytes = load.max_batch_size * load.max_response_bytes + _FRAME_OVERHEAD_BYTES
         channel = WorkerChannel(max_frame_bytes=max_frame_bytes)
         ours.setblocking(False)  # noqa: FBT003  # socket's own signature
+        arena = _handed_over(ours)
         loop = asyncio.get_running_loop()
-        await loop.create_unix_connection(lambda: channel, sock=ours)
+        try:
+            await loop.create_unix_connection(lambda: channel, sock=ours)
+        except BaseException:
+            if arena is not None:
+                arena.close()
+            raise
         channel.send(load)
         return cls(
-            process, channel, load, response_timeout_s=response_timeout_s, on_output=on_output
+            process,
+            channel,
+            load,
+            arena=arena,
+            response_timeout_s=response_timeout_s,
+            on_output=on_output,
         )
 
     @property
@@ -205,10 +226,34 @@ class WorkerProcess:
         if not (self._in_turn and self._calls):
             call.start_clock()
         self._calls[call.batch_id] = call
-        self._channel.send(RunBatch(batch_id=call.batch_id, requests=list(requests)))
+        self._send(RunBatch(batch_id=call.batch_id, requests=list(requests)))
         if not self._channel.is_open:
             call.fail(WorkerDied(_DIED))
         return call.result
+
+    def _send(self, batch: RunBatch) -> None:
+        """Send a batch, large bodies in the arena if they fit into it."""
+        large = wire.large_bodies(batch)
+        if not large:
+            self._channel.send(batch)
+        elif self._arena is not None and (stored := self._arena.stored(batch, large)) is not None:
+            self._arena_used_at = self._loop.time()
+            if self._giving_back is None:
+                self._giving_back = self._loop.call_later(_IDLE_S, self._give_back)
+            self._channel.send(stored)
+        else:
+            self._channel.send_large(batch)
+
+    def _give_back(self) -> None:
+        """Return the arena's memory once it has not been used for a while."""
+        assert self._arena is not None
+        idle_s = self._loop.time() - self._arena_used_at
+        if self._arena.is_empty and idle_s >= _IDLE_S:
+            self._giving_back = None
+            self._arena.give_back()
+        else:
+            delay_s = max(_IDLE_S - idle_s, _IDLE_S / 2)
+            self._giving_back = self._loop.call_later(delay_s, self._give_back)
 
     def _end_for(self, call: _Call) -> None:
         """End the worker that a call has failed for; the call is over when the worker is."""
@@ -229,6 +274,8 @@ class WorkerProcess:
         """Hand a message to the call it belongs to; a worker that says anything else is ended."""
         match message:
             case Chunk(batch_id=batch_id) | BatchDone(batch_id=batch_id):
+                if self._arena is not None and isinstance(message, BatchDone):
+                    self._arena.free(batch_id)
                 call = self._calls.get(batch_id)
                 if call is not None and call.received(message):
                     return
@@ -276,6 +323,10 @@ class WorkerProcess:
         code = await self._process.wait()
         _kill_group(self._process.pid)  # what the handler may have started beside itself
         self._channel.close()
+        if self._giving_back is not None:
+            self._giving_back.cancel()
+        if self._arena is not None:
+            self._arena.close()
         await self._output.finish()
         return code
 
@@ -348,6 +399,19 @@ class _Call:
                 "restarted"
             )
         )
+
+
+def _handed_over(sock: socket.socket) -> Arena | None:
+    """An arena that the worker has been sent; None without."""
+    arena = Arena.create()
+    if arena is None:
+        return None
+    try:
+        arena.hand_over(sock)
+    except OSError:  # the worker has gone, which the channel will tell
+        arena.close()
+        return None
+    return arena
 
 
 def _kill_group(pid: int) -> None:

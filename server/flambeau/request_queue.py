@@ -47,7 +47,7 @@ class RequestQueue(Protocol):
         """The next batch for this one of `num_free` workers; empty when there is none now."""
         ...
 
-    def take_ahead(self) -> list[PendingRequest]:
+    def take_ahead(self, *, decode_s: float = 0.0) -> list[PendingRequest]:
         """A batch that a busy worker may have already, for nothing can change it; often empty."""
         ...
 

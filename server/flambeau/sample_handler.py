@@ -6,8 +6,10 @@ answers; decoding apart, batching and putting answers in order is done here.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -29,16 +31,43 @@ Sample: TypeAlias = tuple[torch.Tensor, ...]
 """One request's inputs in the model's order, each without the batch dimension."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """A batch's rows, decoded.
+
+    Attributes:
+        rows: The very list that the handler is called with.
+        inputs: All of them as `collate` would give them, or None.
+        samples: Else each apart, or what is wrong with it.
+        seconds: What that took.
+    """
+
+    rows: Sequence[Row]
+    inputs: tuple[torch.Tensor, ...] | None
+    samples: list[Sample | RequestError]
+    seconds: float
+
+
 class SampleHandler(BaseHandler):
     """A handler that decodes each request by itself; override `decode` and `postprocess`.
 
     Attributes:
         signature: The program's inputs and outputs, when the archive describes them.
+        prepared_ahead: The next batch that `handle` is called with, decoded already; or None.
+        decoding_s: Seconds that the last batch took to be decoded.
     """
+
+    # as above: for subclasses with constructors of their own
+    prepared_ahead: Prepared | None = None
+    decoding_s: float = 0.0
 
     def __init__(self) -> None:
         super().__init__()
         self.signature: Signature | None = None
+
+    def may_decode_ahead(self) -> bool:
+        """Whether decoding takes long, and lets another thread run meanwhile."""
+        return False
 
     def initialize(self, context: Context) -> None:
         super().initialize(context)
@@ -133,9 +162,11 @@ class SampleHandler(BaseHandler):
         if self._is_describe():
             return [self.describe_handle()]
         self.explain = self._is_explain()
-        with self._traced_step("preprocess"):
-            inputs = None if self.explain else self.stacked(data)
-            samples = self.preprocess(data) if inputs is None else []
+        prepared, self.prepared_ahead = self.prepared_ahead, None
+        if prepared is None or prepared.rows is not data or self.explain:
+            prepared = self.prepare(data, stack=not self.explain)
+        self.decoding_s = prepared.seconds
+        inputs, samples = prepared.inputs, prepared.samples
         if inputs is not None:
             return self._answer_samples(_unstacked(inputs), set(), inputs=inputs)
         if self.explain:
@@ -156,6 +187,20 @@ class SampleHandler(BaseHandler):
             for (place, _), answer in zip(members, found, strict=True):
                 answers[place] = answer
         return answers
+
+    def prepare(self, data: Sequence[Row], *, stack: bool = True) -> Prepared:
+        """Decode a batch.
+
+        Args:
+            data: Its rows; `self.context` is of the same batch.
+            stack: Whether it may be decoded as a whole.
+        """
+        began_at = time.perf_counter()
+        with self._traced_step("preprocess"):
+            inputs = self.stacked(data) if stack else None
+            samples = self.preprocess(data) if inputs is None else []
+        seconds = time.perf_counter() - began_at
+        return Prepared(rows=data, inputs=inputs, samples=samples, seconds=seconds)
 
     def _answer_samples(
         self, samples: Sequence[Sample], said: set[str], *, inputs: tuple[Any, ...] | None = None

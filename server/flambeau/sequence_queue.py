@@ -168,7 +168,7 @@ class SequenceQueue:
                     if ended is not None:
                         self._close(ended)
 
-    def take_ahead(self) -> list[PendingRequest]:
+    def take_ahead(self, *, decode_s: float = 0.0) -> list[PendingRequest]:  # noqa: ARG002  # as above
         """Nothing: a sequence's next request waits for the answer to the one before."""
         return []
 

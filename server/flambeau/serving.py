@@ -16,6 +16,7 @@ from flambeau.app import Audience
 from flambeau.assembly import make_parts
 from flambeau.config import ServeConfig
 from flambeau.devices import count_gpus
+from flambeau.heap import keep_freed_memory
 from flambeau.key_file import Tokens
 from flambeau.listener import Listener
 from flambeau.listening import listeners_of
@@ -29,6 +30,7 @@ from flambeau.templates import Templates
 
 _log = logging.getLogger(__name__)
 
+_MAX_FREE_BYTES = 64 << 20  # to get it anew took half the time of a body of megabytes
 _GC_THRESHOLD = 20_000  # the requests under way are thousands of objects, none of them garbage
 _LAST_WORDS_S = 1.0  # for the last answers to reach their clients once the deadline has passed
 
@@ -65,6 +67,7 @@ async def serve(
         beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
         listeners = [stack.enter_context(opened) for opened in listeners_of(parts, tokens, beside)]
         stop = stack.enter_context(StopSignal())
+        keep_freed_memory(max_bytes=_MAX_FREE_BYTES)
         gc.collect()
         gc.freeze()  # else each full collection walks FastAPI's objects, in the middle of requests
         gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])

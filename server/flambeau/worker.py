@@ -26,6 +26,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from flambeau import template, wire
+from flambeau.arena import SharedBodies, received_files
 from flambeau.errors import FlambeauError, OutOfResources
 from flambeau.failure_text import print_traceback, sendable, text_of
 from flambeau.heap import give_freed_memory_back
@@ -36,6 +37,8 @@ from flambeau.messages import (
     LoadModel,
     LoadProgress,
     LoadStage,
+    RunBatch,
+    ShareMemory,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
 _PREPARED: Final = ("flambeau.batch_loops", "flambeau.image_handler", "flambeau.instance")
 _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
+_FILE_BYTES: Final = socket.CMSG_SPACE(struct.calcsize("i"))  # that one open file takes
 _TIME_UNTIL_IDLE: Final = struct.pack("@ll", 2, 0)  # struct timeval: seconds and microseconds
 
 
@@ -133,6 +137,10 @@ class Channel:
         self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIME_UNTIL_IDLE)
         self._sending = threading.Lock()
         self._reader = wire.FrameReader(max_frame_bytes=wire.MAX_FRAME_BYTES)
+        # from the first bytes on, with which an open file may come
+        self._has_begun = False
+        self._files: list[int] = []
+        self._shared: SharedBodies | None = None
         # until they are asked for
         self._payloads: deque[memoryview] = deque()
 
@@ -141,9 +149,23 @@ class Channel:
 
         When none comes for a while, the memory that batches have freed goes back to the system.
         """
+        while True:
+            payload = self._next_payload()
+            if payload is None:
+                return None
+            match message := wire.decode_to_worker(payload):
+                case ShareMemory(num_bytes=num_bytes):
+                    self._shared = SharedBodies(self._files.pop(), num_bytes=num_bytes)
+                case RunBatch(shared=[_, *_]):
+                    assert self._shared is not None
+                    return self._shared.filled(message)
+                case _:
+                    return message
+
+    def _next_payload(self) -> memoryview | None:
         while not self._payloads:
             try:
-                num_bytes = self._sock.recv_into(self._reader.get_buffer())
+                num_bytes = self._receive_some()
             except BlockingIOError:
                 give_freed_memory_back()
                 select.select([self._sock], [], [])
@@ -153,7 +175,17 @@ class Channel:
             if num_bytes == 0:
                 return None
             self._payloads.extend(self._reader.received(num_bytes))
-        return wire.decode_to_worker(self._payloads.popleft())
+        return self._payloads.popleft()
+
+    def _receive_some(self) -> int:
+        if self._has_begun:
+            return self._sock.recv_into(self._reader.get_buffer())
+        num_bytes, ancillary, _, _ = self._sock.recvmsg_into(
+            [self._reader.get_buffer()], _FILE_BYTES, socket.MSG_CMSG_CLOEXEC
+        )
+        self._has_begun = True
+        self._files = received_files(ancillary)
+        return num_bytes
 
     def send(self, message: ToFront) -> None:
         """Send a message; without a front to read it, it is dropped, and `receive` tells."""

@@ -131,6 +131,17 @@ def test_a_full_batch_is_given_ahead_where_batches_take_milliseconds() -> None:
     assert long.take_ahead() == []
 
 
+def test_a_full_batch_is_given_ahead_to_a_worker_that_decodes_it_meanwhile() -> None:
+    waiting, timed = learned(cost_s=0.05), learned(cost_s=0.05, timeout_s=1.0)
+    for item in range(5):
+        waiting.put(item, now=0.0)
+        timed.put(item, now=0.0)
+    assert waiting.take_ahead(decode_s=0.002) == []  # that does not pay
+    assert waiting.take_ahead(decode_s=0.02) == [0, 1, 2, 3]
+    assert waiting.take_ahead(decode_s=0.02) == []
+    assert timed.take_ahead(decode_s=0.02) == []
+
+
 def test_what_runs_alone_or_against_time_is_not_given_ahead() -> None:
     again, timed = learned(cost_s=0.001), learned(cost_s=0.001, timeout_s=1.0)
     again.put_back([0, 1, 2, 3], now=0.0)

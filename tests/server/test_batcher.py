@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import pytest
@@ -21,6 +23,7 @@ from flambeau.messages import (
     Failure,
     FailureKind,
     InferenceRequest,
+    Input,
     MetricSample,
     Reply,
 )
@@ -83,6 +86,41 @@ async def settle() -> None:
     """Let everything that is due on the loop happen."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+class Body(bytearray):
+    """Bytes that can be watched."""
+
+
+class Asker:
+    """Holds its request, which tells it of its answer."""
+
+    def __init__(self, batcher: Batcher, content: Body) -> None:
+        self.answered = asyncio.Event()
+        self.pending = batcher.submit(
+            InferenceRequest("id", [], [Input("body", None, memoryview(content))]),
+            on_result=lambda _: self.answered.set(),
+        )
+
+
+def test_an_answered_request_is_forgotten_without_the_garbage_collector() -> None:
+    async def story() -> None:
+        batcher, worker = make_batcher(), FakeWorker(lambda _: echo(make_request(b"done")))
+        batcher.add(worker)
+        asker = Asker(batcher, content := Body(b"large"))
+        gone = weakref.ref(content)
+        del content
+        await asker.answered.wait()
+        await settle()
+        worker.batches.clear()
+        del asker
+        assert gone() is None
+
+    gc.disable()
+    try:
+        asyncio.run(story())
+    finally:
+        gc.enable()
 
 
 def test_requests_of_one_loop_step_share_a_batch() -> None:

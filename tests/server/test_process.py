@@ -1,18 +1,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from flambeau import wire
 from flambeau.archive import unpack
 from flambeau.child import describe_exit
 from flambeau.errors import LoadFailed, WorkerDied, WorkerTimeout
-from flambeau.messages import LoadModel, LoadStage, Reply
+from flambeau.messages import InferenceRequest, Input, LoadModel, LoadStage, Reply
 from flambeau.process import WorkerProcess
 from flambeau.testing import make_archive, make_request
 
@@ -210,3 +213,73 @@ def test_a_load_that_hangs_ends_at_its_deadline(tmp_path: Path) -> None:
 )
 def test_how_a_process_ended_is_said_in_words(code: int, text: str) -> None:
     assert text in describe_exit(code)
+
+
+SUMS = """
+    import os, zlib
+
+    def handle(data, context):
+        rows = data or []
+        if any(bytes(row.get("body", b"")) == b"die" for row in rows):
+            os._exit(7)
+        return [",".join(f"{n}={len(row[n])}:{zlib.crc32(row[n])}" for n in row) for row in rows]
+"""
+
+
+def parts_of(*bodies: bytes) -> InferenceRequest:
+    """A form."""
+    names = ("first", "second", "third")
+    inputs = [
+        Input(name=name, content_type=None, body=memoryview(body))
+        for name, body in zip(names, bodies, strict=False)
+    ]
+    return InferenceRequest(request_id="id", headers=[], inputs=inputs)
+
+
+def sums(request: InferenceRequest) -> bytes:
+    """What SUMS answers."""
+    texts = (f"{p.name}={len(p.body)}:{zlib.crc32(p.body)}" for p in request.inputs)
+    return ",".join(texts).encode()
+
+
+def open_arenas() -> int:
+    return sum("flambeau-bodies" in str(each.readlink()) for each in _descriptors())
+
+
+def _descriptors() -> list[Path]:
+    found: list[Path] = []
+    for each in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # that of the listing itself is closed by now
+            each.readlink()
+            found.append(each)
+    return found
+
+
+@pytest.mark.slow
+def test_large_bodies_arrive_whole_and_a_lost_worker_leaves_no_memory_open(tmp_path: Path) -> None:
+    async def story() -> None:
+        before = len(_descriptors())
+        process = await start(tmp_path, SUMS)
+        await ready(process)
+        assert open_arenas() == 1
+        edge = wire.LARGE_BODY_BYTES
+        batches = [
+            [make_request(os.urandom(edge + more)) for more in (-1, 0, 1)],
+            [parts_of(os.urandom(edge * 3), b"small", os.urandom(edge)), make_request(b"x")],
+            [make_request(os.urandom(18 << 20)) for _ in range(8)],  # more than there is room for
+            *([make_request(os.urandom(edge * 2))] for _ in range(200)),
+        ]
+        for requests in batches:
+            done = await process.run(requests)
+            replies = [bytes(each.body) for each in done.results if isinstance(each, Reply)]
+            assert replies == list(map(sums, requests))
+        running = process.run([make_request(bytes(edge)), make_request(b"die")])
+        behind = process.run([make_request(bytes(edge))])
+        for lost in (running, behind):
+            with pytest.raises(WorkerDied):
+                await lost
+        await process.wait_exited()
+        assert open_arenas() == 0
+        assert len(_descriptors()) == before
+
+    run(story)
