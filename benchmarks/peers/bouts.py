@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +21,7 @@ from benchmarks.peers import gate
 from benchmarks.peers.bare_loop import looping
 from benchmarks.peers.environment import EnvironmentMissingError
 from benchmarks.peers.peer import NUM_THREADS, Job, Variant
-from benchmarks.peers.results import Absence, Timed, TimedBare
+from benchmarks.peers.results import Absence, Timed, TimedBare, Tuning
 from benchmarks.peers.roster import PEERS
 from benchmarks.peers.running import PeerFailedError, RunningPeer, running
 from flambeau.errors import ConfigError
@@ -90,6 +91,7 @@ def _enter(
     """Start it and ask for all answers; None, and a line in the results, when it cannot."""
     _say(f"{bout.work.name}: starting {entry.name}")
     results.forget_absence(bout.work.name, entry.peer, entry.variant)
+    _tune(entry, bout, prepared, results)
     with ExitStack() as own:
         try:
             server = own.enter_context(started(entry.peer, prepared, variant=entry.variant))
@@ -102,6 +104,25 @@ def _enter(
         server.freeze()
         stack.push(own.pop_all())
     return Contestant(entry=entry, server=server)
+
+
+def _tune(entry: Entry, bout: Bout, prepared: Prepared, results: Results) -> None:
+    """Run what is to be run before the first start; without it, the server does what it can."""
+    tune = PEERS[entry.peer].tune
+    if tune is None:
+        return
+    began_at = time.perf_counter()
+    try:
+        tune(prepared, entry.variant)
+    except subprocess.CalledProcessError as error:
+        _say(f"{bout.work.name}: {entry.name} is not tuned: {error}")
+        return
+    mine = (bout.work.name, entry.peer, entry.variant)
+    results.tunings = [x for x in results.tunings if (x.work, x.peer, x.variant) != mine]
+    seconds = time.perf_counter() - began_at
+    results.tunings.append(
+        Tuning(work=mine[0], peer=mine[1], variant=mine[2], seconds=round(seconds, 1))
+    )
 
 
 def _leave(entry: Entry, bout: Bout, results: Results, *, reason: str) -> None:

@@ -108,7 +108,7 @@ def _targets(results: Results) -> str:
 
 
 def _subjects(results: Results) -> str:
-    rows = [(each.title, each.version, each.settings) for each in results.subjects]
+    rows = [(x.title, x.version, results.settings_of(x)) for x in results.subjects]
     lines = ["## Servers", "", _table(("server", "version", "settings"), rows), TUNING]
     lines.extend(
         f"- {results.title_of(each.peer)} took no part in {each.work}: "

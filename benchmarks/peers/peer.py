@@ -85,6 +85,7 @@ class Peer:
         interpreter: Makes its environment when there is none; returns the Python in it.
         version: Of the server, asked of that interpreter.
         launch: How a job is started; writes what it needs into the job's directory.
+        tune: What its documentation advises to run once per model, before it is started.
     """
 
     name: str
@@ -93,3 +94,4 @@ class Peer:
     interpreter: Callable[[], Path]
     version: Callable[[Path], str]
     launch: Callable[[Job], Launch]
+    tune: Callable[[Prepared, Variant], None] | None = None

@@ -44,6 +44,20 @@ class Absence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """What a server's documentation advises to run before it is started.
+
+    Attributes:
+        seconds: It took.
+    """
+
+    work: str
+    peer: str
+    variant: Variant
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timed:
     """One server under load in one round.
 
@@ -120,6 +134,7 @@ class Results:
     max_batch_size: int
     subjects: list[Subject] = field(default_factory=list[Subject])
     absences: list[Absence] = field(default_factory=list[Absence])
+    tunings: list[Tuning] = field(default_factory=list[Tuning])
     timed: list[Timed] = field(default_factory=list[Timed])
     bare: list[TimedBare] = field(default_factory=list[TimedBare])
     starts: list[Start] = field(default_factory=list[Start])
@@ -134,6 +149,15 @@ class Results:
         """It takes part now."""
         gone = (work, peer, variant)
         self.absences = [x for x in self.absences if (x.work, x.peer, x.variant) != gone]
+
+    def settings_of(self, subject: Subject) -> str:
+        """How it was tuned, and how long what was run before took."""
+        taken = [
+            f"{each.work} {each.seconds:.0f} s"
+            for each in self.tunings
+            if each.peer == subject.name and each.variant is Variant.TUNED
+        ]
+        return f"{subject.settings} ({', '.join(taken)})" if taken else subject.settings
 
     def title_of(self, peer: str) -> str:
         """As people write it; the name itself of one that did not take part."""

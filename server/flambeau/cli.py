@@ -1,4 +1,4 @@
-"""The `flambeau` command: serve, export, archive, models, tune, migrate.
+"""The `flambeau` command: serve, export, archive, models, tune, optimize, migrate.
 
 Each subcommand imports what it needs when it runs, so that `--help` is quick and only exporting
 brings torch in. Errors are one line on stderr and exit code 2; a refused deployment is 1.
@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_archive(commands.add_parser("archive", help="make an archive of files, or look into one"))
     _add_models(commands.add_parser("models", help="change what a running server serves"))
     _add_tune(commands.add_parser("tune", help="find a model's fastest settings under load"))
+    _add_optimize(commands.add_parser("optimize", help="find a model's fastest form ahead of time"))
     _add_migrate(commands.add_parser("migrate", help="check and compare what TorchServe serves"))
     return parser
 
@@ -133,11 +134,17 @@ def _show_archive(args: argparse.Namespace) -> int:
     return 0
 
 
-# tune and migrate
+# tune, optimize and migrate
 
 
 def _add_tune(parser: argparse.ArgumentParser) -> None:
     from flambeau.tuning import command  # noqa: PLC0415
+
+    command.configure(parser)
+
+
+def _add_optimize(parser: argparse.ArgumentParser) -> None:
+    from flambeau.ahead import command  # noqa: PLC0415
 
     command.configure(parser)
 

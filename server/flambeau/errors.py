@@ -75,6 +75,10 @@ class TuningError(FlambeauError):
     """A model cannot be measured under load."""
 
 
+class OptimizingError(FlambeauError):
+    """A model cannot be optimised ahead of time."""
+
+
 class RequestError(FlambeauError):
     """The caller can mend the request."""
 

@@ -104,6 +104,11 @@ class ModelInstance:
         """The object behind the entry point, or None when that is a function."""
         return self._entry_point.handler
 
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """What chose the model's form; None before warming up, and where there is no choice."""
+        return self._optimizer
+
     def prepare(self) -> None:
         """Warm the model up and check it for all processes that will be forked from this one.
 

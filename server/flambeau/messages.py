@@ -118,12 +118,15 @@ class OptimizeWish(msgspec.Struct, frozen=True):
         within_s: Seconds of measuring after which it decides.
         choose_threads: Whether it may use fewer threads than it is given.
         archive_digest: The archive's SHA-256; without it, the choice is not remembered.
+        compile: Whether it may compile the model, for minutes, and choose anew what an earlier
+            start has chosen; without it, only what was compiled before is tried.
     """
 
     level: OptimizeLevel = OptimizeLevel.OFF
     within_s: float = 3.0
     choose_threads: bool = False
     archive_digest: str = ""
+    compile: bool = False
 
 
 class Input(msgspec.Struct, frozen=True):

@@ -104,6 +104,20 @@ def fused(program: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     return result
 
 
+def to_module(
+    program: torch.jit.ScriptModule, example_inputs: tuple[torch.Tensor, ...]
+) -> torch.nn.Module:
+    """The program as a module that `torch.export` takes, with the same weights.
+
+    Raises:
+        Exception: PyTorch's converter does not know an operation, or a form of control flow.
+    """
+    from torch._export.converter import TS2EPConverter  # noqa: PLC0415  # takes a second
+
+    with _quiet(), torch.no_grad():
+        return TS2EPConverter(program, example_inputs).convert().module()
+
+
 def is_program(model: object) -> TypeGuard[torch.jit.ScriptModule]:
     """Whether this is what `trace`, `script` and `load` give."""
     return isinstance(model, torch.jit.ScriptModule)

@@ -12,7 +12,7 @@ from flambeau.child import Launch
 from flambeau.config import ServeConfig
 
 # reads TorchServe's archives as well as ours
-_WORKER_MODULE: Final = "flambeau.torchserve.worker"
+WORKER_MODULE: Final = "flambeau.torchserve.worker"
 
 
 def worker_launch(config: ServeConfig, environment: Mapping[str, str]) -> Launch:
@@ -31,4 +31,4 @@ def worker_launch(config: ServeConfig, environment: Mapping[str, str]) -> Launch
     }
     if config.use_torchserve_package:
         kept["FLAMBEAU_USE_TORCHSERVE_PACKAGE"] = "true"  # the worker module reads it
-    return Launch(command=(Path(sys.executable), _WORKER_MODULE), environment=kept)
+    return Launch(command=(Path(sys.executable), WORKER_MODULE), environment=kept)

@@ -7,5 +7,12 @@
     machine.py     what a measurement holds for
     optimizer.py   builds, checks and times candidates, and chooses
 
-`bare_model.py` beside this package gives programs the same choice without a server.
+    compiled.py             a model as a library of machine code
+    compiled_candidates.py  which of these there are
+    library_store.py        libraries by archive and machine, on disk
+    graphs.py               a model's launches on a GPU, recorded and replayed
+    fit.py                  whether a batch is one that a form was made for
+
+`bare_model.py` beside this package gives programs the same choice without a server, and `ahead/`
+makes it without a limit of time.
 """

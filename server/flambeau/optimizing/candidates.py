@@ -15,11 +15,12 @@ import torch
 
 from flambeau import torchscript
 from flambeau.messages import OptimizeLevel
+from flambeau.optimizing.graphs import CudaRecorder, GraphedModel
 from flambeau.optimizing.machine import computes_bfloat16
 from flambeau.optimizing.narrow import Narrow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 Call: TypeAlias = Callable[..., Any]
 """Takes a model's inputs, gives its outputs."""
@@ -35,11 +36,20 @@ class Candidate:
         name: What people read, and the memory of choices keeps.
         build: Makes it; raises whatever PyTorch does when the model has no such form.
         is_narrow: Whether it computes with fewer bits than the model.
+        differs_by_size: Whether batches of another size run other code, so that each size has to be
+            compared.
+        discard: Called when it computes something else, or cannot be built.
     """
 
     name: str
     build: Callable[[], Call]
     is_narrow: bool = False
+    differs_by_size: bool = False
+    discard: Callable[[], None] = lambda: None
+
+
+ModelInputs: TypeAlias = Callable[[int], "Sequence[torch.Tensor]"]
+"""What a handler gives its model for a batch of so many samples."""
 
 
 class FindCandidates(Protocol):
@@ -86,6 +96,47 @@ def candidates_for(
             build=lambda: torchscript.frozen(_channels_last(model)),
         )
     yield Candidate(name="frozen", build=lambda: torchscript.frozen(model))
+
+
+def graph_candidates(
+    model: Call,
+    inputs: ModelInputs,
+    *,
+    level: OptimizeLevel,
+    device: torch.device,
+    max_batch_size: int,
+) -> Iterator[Candidate]:
+    """Forms whose launches are recorded once and replayed; none but on CUDA devices.
+
+    Args:
+        model: What a handler loaded.
+        inputs: Asked only when a form is built.
+        level: How far outputs may be from the model's own.
+        device: Where the model is.
+        max_batch_size: The size of a full batch.
+    """
+    if level is OptimizeLevel.OFF or device.type != "cuda":
+        return
+
+    def base() -> Call:
+        return torchscript.frozen(model) if torchscript.is_program(model) else model
+
+    def graphed(call: Call) -> Call:
+        return GraphedModel(
+            call,
+            examples=inputs(1),
+            max_batch_size=max_batch_size,
+            record=CudaRecorder(device),
+        )
+
+    if level is OptimizeLevel.AUTO and computes_bfloat16(device):
+        yield Candidate(
+            name="bfloat16, CUDA graphs",
+            build=lambda: graphed(Narrow(base(), device=device)),
+            is_narrow=True,
+            differs_by_size=True,
+        )
+    yield Candidate(name="CUDA graphs", build=lambda: graphed(base()), differs_by_size=True)
 
 
 def _has_convolution(model: torch.nn.Module) -> bool:

@@ -7,6 +7,26 @@ import msgspec
 from flambeau.optimizing.candidates import AS_EXPORTED
 
 
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found about one form of a model, on one thread.
+
+    Attributes:
+        candidate: Its name.
+        alone_s: Seconds that a single sample takes; 0 if it was refused.
+        batch_s: Seconds that a batch takes.
+        speed_up: As in `Choice`.
+        max_abs_error: As in `Choice`.
+        refused: Why it cannot be used; empty if it can.
+    """
+
+    candidate: str
+    alone_s: float = 0.0
+    batch_s: float = 0.0
+    speed_up: float = 0.0
+    max_abs_error: float = 0.0
+    refused: str = ""
+
+
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """A candidate, and what was seen of it.
 

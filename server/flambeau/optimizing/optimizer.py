@@ -18,7 +18,7 @@ import math
 import statistics
 import time
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
@@ -31,8 +31,10 @@ from flambeau.optimizing.candidates import (
     Candidate,
     FindCandidates,
     candidates_for,
+    graph_candidates,
 )
-from flambeau.optimizing.choice import Choice
+from flambeau.optimizing.choice import Choice, Finding
+from flambeau.optimizing.compiled_candidates import CompiledCandidates
 from flambeau.optimizing.machine import describe_machine
 from flambeau.optimizing.remembered import RememberedChoice
 from flambeau.optimizing.stopwatch import turns_s
@@ -62,6 +64,10 @@ class Optimizable(Protocol):
     def call_in_place_of_model(self, call: Any) -> None:  # noqa: ANN401  # as the model
         """Call this from now on; None for the model itself."""
         ...
+
+
+class _OutOfTimeError(Exception):
+    """A form may be right, but there is no time to find out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,6 +106,9 @@ class Optimizer:
         self._num_threads = num_threads
         self._model = handler.model
         self._find_candidates = find_candidates
+        self._compiled = CompiledCandidates(
+            wish, device=check.device, max_batch_size=check.max_batch_size
+        )
         self._memory: RememberedChoice | None = None
         if wish.archive_digest:
             facts = (wish.archive_digest, describe_machine(check.device), wish.level.value)
@@ -110,6 +119,8 @@ class Optimizer:
         self._choice = Choice(candidate=AS_EXPORTED)
         self._is_narrow = False
         self._remark = ""
+        # what was measured; empty when an earlier start did
+        self.findings: list[Finding] = []
         # whether an earlier start on this machine has chosen and checked it
         self.is_remembered = False
 
@@ -137,11 +148,13 @@ class Optimizer:
         """
         if self._is_on_cpu:
             _set_threads(1)  # one thread's own time tells the same on a busy machine
-        remembered = None if self._memory is None else self._memory.read()
+        remembered = None
+        if self._memory is not None and not self._wish.compile:
+            remembered = self._memory.read()
         if remembered is not None and self._use_again(remembered):
             self.is_remembered = True
             self._remark = "; as measured before"
-        elif not self._reaches_model():
+        elif self._model_inputs(1) is None:
             self._remark = ": the handler's inference does not call the model it loaded"
             self._memory = None
         else:
@@ -173,25 +186,46 @@ class Optimizer:
         self.is_remembered = self._is_narrow = False
         self._remark = f": {reason}"
 
-    def _reaches_model(self) -> bool:
-        """Whether what is put in the model's place is what `inference` calls."""
-        called: list[bool] = []
+    def _model_inputs(self, batch_size: int) -> list[Any] | None:
+        """What `inference` gives its model for a batch; empty if by name, None without a call."""
+        called: list[list[Any]] = []
 
         def model(*inputs: Any, **named: Any) -> Any:  # noqa: ANN401  # the model's
-            called.append(True)
+            called.append([] if named else list(inputs))
             return self._model(*inputs, **named)
 
         self._handler.call_in_place_of_model(model)
         try:
-            self._check.run(start=0, batch_size=1)
+            self._check.run(start=0, batch_size=batch_size)
         finally:
             self._handler.call_in_place_of_model(None)
-        return bool(called)
+        return called[0] if called else None
+
+    def _example_inputs(self, batch_size: int) -> list[torch.Tensor]:
+        """What `inference` gives its model, for a form that takes tensors only.
+
+        Raises:
+            HandlerFailed: It gives something else, or tensors without a batch.
+        """
+        inputs = self._model_inputs(batch_size)
+        if not inputs or not all(_is_batch(each, batch_size) for each in inputs):
+            raise HandlerFailed("the handler gives its model other inputs than batches of tensors")
+        return inputs
 
     def _candidates(self) -> dict[str, Candidate]:
-        found = self._find_candidates(
-            self._model, level=self._wish.level, device=self._check.device
-        )
+        level, device = self._wish.level, self._check.device
+        inputs = self._example_inputs
+        found = [
+            *self._compiled.of(self._model, inputs),
+            *graph_candidates(
+                self._model,
+                inputs,
+                level=level,
+                device=device,
+                max_batch_size=self._check.max_batch_size,
+            ),
+            *self._find_candidates(self._model, level=level, device=device),
+        ]
         return {candidate.name: candidate for candidate in found}
 
     def _use_again(self, choice: Choice) -> bool:
@@ -216,7 +250,12 @@ class Optimizer:
         self._batch_sizes = self._sizes_to_time()
         building_until = began_at + _BUILDING_SHARE * self._wish.within_s
         rivals, refused = self._rivals(building_until)
-        chosen, speed_up = self._fastest(rivals, began_at + self._wish.within_s)
+        self._time(rivals, began_at + self._wish.within_s)
+        fastest = max(self.findings, key=lambda finding: finding.speed_up)
+        chosen, speed_up = fastest.candidate, fastest.speed_up
+        if speed_up < _MIN_SPEED_UP:
+            chosen, speed_up = AS_EXPORTED, 1.0
+        self.findings += [Finding(candidate=name, refused=why) for name, why in refused.items()]
         best = rivals[chosen]
         self._put_in_place(best)
         self._is_narrow = best.candidate is not None and best.candidate.is_narrow
@@ -225,31 +264,45 @@ class Optimizer:
             batch_s=self._batch_s() if self._is_on_cpu else 0.0,
             speed_up=speed_up,
             max_abs_error=best.max_abs_error,
-            refused=refused,
+            refused=[f"{name} ({why})" for name, why in refused.items()],
         )
 
-    def _rivals(self, until: float) -> tuple[dict[str, Checked], list[str]]:
+    def _rivals(self, until: float) -> tuple[dict[str, Checked], dict[str, str]]:
         """What can be chosen from, and what cannot and why."""
         rivals = {AS_EXPORTED: Checked(candidate=None, call=self._model, max_abs_error=0.0)}
-        refused: list[str] = []
+        refused: dict[str, str] = {}
         candidates = self._candidates()
         expected = self._outputs() if candidates else []
+        expected_noisy: tuple[torch.Tensor, ...] = ()
+        if any(candidate.differs_by_size for candidate in candidates.values()):
+            size = self._check.max_batch_size
+            expected_noisy = tuple(self._noisy.run(start=0, batch_size=size))
         for name, candidate in candidates.items():
             if time.perf_counter() > until:
                 break
             try:
-                rivals[name] = self._checked(candidate, expected)
+                rivals[name] = self._checked(candidate, expected, expected_noisy, until)
+            except _OutOfTimeError as error:
+                refused[name] = str(error)
             except Exception as error:  # noqa: BLE001  # forms of models fail in many ways
-                refused.append(f"{name} ({_reason(error)})")
+                refused[name] = _reason(error)
+                candidate.discard()
             finally:
                 self._handler.call_in_place_of_model(None)
         return rivals, refused
 
-    def _checked(self, candidate: Candidate, expected: list[tuple[torch.Tensor, ...]]) -> Checked:
+    def _checked(
+        self,
+        candidate: Candidate,
+        expected: list[tuple[torch.Tensor, ...]],
+        expected_noisy: tuple[torch.Tensor, ...],
+        until: float,
+    ) -> Checked:
         """Build a candidate and hold it against the model.
 
         Raises:
             HandlerFailed: It computes something else.
+            _OutOfTimeError: There are more sizes to compare than there is time for.
             Exception: It cannot be built, or does not run.
         """
         call = candidate.build()
@@ -257,12 +310,58 @@ class Optimizer:
         worst = 0.0
         self._check.run(start=0, batch_size=1)  # TorchScript only profiles in its first run
         for outputs, got in zip(expected, self._outputs(), strict=True):
-            found = compare(outputs, got, self._tolerance(outputs, candidate))
-            top1 = found.top1_agreement
-            if not found.agrees or (candidate.is_narrow and top1 is not None and top1 < 1):
-                raise HandlerFailed(f"other numbers: {found.detail}")
-            worst = max(worst, found.max_abs_error)
+            worst = max(worst, self._difference(outputs, got, candidate))
+        if candidate.differs_by_size:
+            worst = max(worst, self._worst_of_all_sizes(candidate, expected_noisy, until))
         return Checked(candidate=candidate, call=call, max_abs_error=worst)
+
+    @cached_property
+    def _noisy(self) -> SelfCheck:
+        return _with_noise(self._check)
+
+    def _worst_of_all_sizes(
+        self, candidate: Candidate, expected: tuple[torch.Tensor, ...], until: float
+    ) -> float:
+        """The largest difference, in batches of every size.
+
+        Raises:
+            HandlerFailed: It is larger than the form is allowed.
+            _OutOfTimeError: There are more sizes than there is time for.
+        """
+        worst = 0.0
+        for size in range(1, self._check.max_batch_size + 1):
+            if time.perf_counter() > until:
+                raise _OutOfTimeError("no time to compare all batch sizes")
+            outputs = tuple(output[:size] for output in expected)
+            got = tuple(self._noisy.run(start=0, batch_size=size))
+            worst = max(worst, self._difference(outputs, got, candidate, by_class=False))
+        return worst
+
+    def _difference(
+        self,
+        outputs: tuple[torch.Tensor, ...],
+        got: tuple[torch.Tensor, ...],
+        candidate: Candidate,
+        *,
+        by_class: bool = True,
+    ) -> float:
+        """The largest difference between a model's outputs and a form's.
+
+        Args:
+            outputs: The model's.
+            got: The form's.
+            candidate: The form.
+            by_class: Whether a form with fewer bits must find the same classes, too.
+
+        Raises:
+            HandlerFailed: It is larger than the form is allowed.
+        """
+        found = compare(outputs, got, self._tolerance(outputs, candidate))
+        top1 = found.top1_agreement
+        other_class = by_class and candidate.is_narrow and top1 is not None and top1 < 1
+        if not found.agrees or other_class:
+            raise HandlerFailed(f"other numbers: {found.detail}")
+        return found.max_abs_error
 
     def _outputs(self) -> list[tuple[torch.Tensor, ...]]:
         """The outputs for one sample alone, and for all in batches."""
@@ -271,6 +370,8 @@ class Optimizer:
 
     def _sizes_to_time(self) -> list[int]:
         """One sample, and a full batch or as much of it as does not take long."""
+        if self._wish.compile:
+            return self._check.batch_sizes
         self._check.run(start=0, batch_size=1)
         began_at = time.perf_counter()
         self._check.run(start=0, batch_size=1)
@@ -281,10 +382,11 @@ class Optimizer:
         share = _NARROW_SHARE if candidate.is_narrow else _SAFE_SHARE
         return Tolerance(atol=share * max(1.0, largest_number(outputs)), rtol=_SAFE_RTOL)
 
-    def _fastest(self, rivals: dict[str, Checked], until: float) -> tuple[str, float]:
-        """The rival that is worth it, and how much faster than the model it is."""
+    def _time(self, rivals: dict[str, Checked], until: float) -> None:
+        """Find how much faster than the model each rival is."""
         if len(rivals) == 1:
-            return AS_EXPORTED, 1.0
+            self.findings = [Finding(candidate=AS_EXPORTED, speed_up=1.0)]
+            return
         sizes = self._batch_sizes
         calls = {
             (name, size): partial(self._run, rival, self._check.inputs(start=0, batch_size=size))
@@ -294,16 +396,18 @@ class Optimizer:
         clock = time.thread_time if self._is_on_cpu else time.perf_counter
         turns = turns_s(calls, num_rounds=_NUM_ROUNDS, until=until, clock=clock)
         taken_s = {key: max(statistics.median(taken), 1e-9) for key, taken in turns.items()}
-        speed_ups = {
-            name: statistics.geometric_mean(
-                taken_s[AS_EXPORTED, size] / taken_s[name, size] for size in sizes
+        self.findings = [
+            Finding(
+                candidate=name,
+                alone_s=taken_s[name, sizes[0]],
+                batch_s=taken_s[name, sizes[-1]],
+                speed_up=statistics.geometric_mean(
+                    taken_s[AS_EXPORTED, size] / taken_s[name, size] for size in sizes
+                ),
+                max_abs_error=rival.max_abs_error,
             )
-            for name in rivals
-        }
-        best = max(speed_ups, key=lambda name: speed_ups[name])
-        if speed_ups[best] < _MIN_SPEED_UP:
-            return AS_EXPORTED, 1.0
-        return best, speed_ups[best]
+            for name, rival in rivals.items()
+        ]
 
     def _batch_s(self) -> float:
         """Seconds of work in the largest batch that is timed, in the form that is in place."""
@@ -325,6 +429,29 @@ class Optimizer:
     @property
     def _is_on_cpu(self) -> bool:
         return self._check.device.type == "cpu"
+
+
+def _with_noise(check: SelfCheck) -> SelfCheck:
+    """The check with inputs to compare a model and a form of it on, each sample another.
+
+    An archive's samples may be few, or zeros, which would not tell what a compiler has mixed up.
+    Numbers get noise of their own spread added; what is no number, as words are, stays.
+    """
+    samples = check.samples
+    places = torch.arange(max(len(samples), check.max_batch_size)) % len(samples)
+    generator = torch.Generator().manual_seed(0)
+    inputs: list[torch.Tensor] = []
+    for each in samples.inputs:
+        tensor = each[places]
+        if tensor.is_floating_point():
+            spread = float(tensor.float().std(correction=0)) or 1.0
+            tensor = tensor + spread * torch.randn(tensor.shape, generator=generator).to(tensor)
+        inputs.append(tensor)
+    return replace(check, samples=replace(samples, inputs=tuple(inputs)))
+
+
+def _is_batch(value: object, batch_size: int) -> bool:
+    return isinstance(value, torch.Tensor) and value.shape[:1] == (batch_size,)
 
 
 def _set_threads(num_threads: int) -> None:

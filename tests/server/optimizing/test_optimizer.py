@@ -193,6 +193,26 @@ def test_other_numbers_are_refused_whatever_their_speed() -> None:
     assert "refused fast (other numbers" in said
 
 
+def test_a_form_that_is_right_on_the_samples_only_is_refused_and_discarded() -> None:
+    model = torch.nn.Linear(1, 2)
+    discarded: list[str] = []
+
+    def as_if_all_were_samples(x: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = model(torch.ones_like(x))
+        return scores.detach()
+
+    odd = Candidate(
+        name="odd",
+        build=lambda: as_if_all_were_samples,
+        differs_by_size=True,
+        discard=lambda: discarded.append("odd"),
+    )
+    handler, said = tried(model, odd)
+    assert handler.model_to_call is handler.model
+    assert "refused odd (other numbers" in said
+    assert discarded == ["odd"]
+
+
 def test_a_form_that_cannot_be_made_is_told_and_the_model_serves() -> None:
     def build() -> Call:
         raise RuntimeError("no such form")
