@@ -181,6 +181,25 @@ class ServeConfig:
     keep_alive_s: float = field(
         default=75.0, metadata=_help("seconds an idle connection is kept open")
     )
+    header_timeout_s: float = field(
+        default=10.0,
+        metadata=_help("seconds a client may take to connect over TLS, or to send its headers"),
+    )
+    body_timeout_s: float = field(
+        default=60.0,
+        metadata=_help("seconds a body may take to arrive, and one more for each 8 KiB of it"),
+    )
+    write_timeout_s: float = field(
+        default=30.0,
+        metadata=_help("seconds until a client is dropped that reads less than 8 KiB a second"),
+    )
+    max_connections: int = field(
+        default=0,
+        metadata=_help(
+            "connections the inference listener takes at a time, the others a 16th of it; 0: what "
+            "the limit on open files (`ulimit -n`) allows"
+        ),
+    )
     fixed_batch_window: bool = field(
         default=False,
         metadata=_help(
@@ -291,10 +310,13 @@ class ServeConfig:
             _require(self, name, minimum=1)
         for name in ("default_workers_per_model", "drain_timeout_s", "drain_delay_s"):
             _require(self, name, minimum=0)
-        _require(self, "unregister_timeout_s", minimum=0)
-        for name in ("default_response_timeout_s", "default_startup_timeout_s", "keep_alive_s"):
-            _require(self, name, minimum=0.001)
-        for name in ("token_expiration_min", "metric_time_interval_s"):
+        for name in ("unregister_timeout_s", "max_connections"):
+            _require(self, name, minimum=0)
+        for name in (
+            *("default_response_timeout_s", "default_startup_timeout_s", "keep_alive_s"),
+            *("header_timeout_s", "body_timeout_s", "write_timeout_s"),
+            *("token_expiration_min", "metric_time_interval_s"),
+        ):
             _require(self, name, minimum=0.001)
         _require(self, "num_gpus", minimum=-1)
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:

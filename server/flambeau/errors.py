@@ -14,6 +14,11 @@
     |  |- UnsupportedContentType the body is of a kind the handler cannot read
     |  |- BodyTooLarge           the body is over the limit
     |  |- BadParameter           a query value or JSON field is missing or wrong
+    |  |- MalformedRequest       it is not HTTP, or not as we let it be
+    |  |  |- TargetTooLong          its address is too long
+    |  |  |- HeadTooLarge           its headers are too many or too long
+    |  |  `- ExpectationFailed      it expects what nobody does
+    |  |- RequestTimedOut        it does not arrive in time
     |  |- Unauthorized           no token, or none that is valid
     |  |  `- TokenRefused          the same, or one for something else, as TorchServe says it
     |  |- Forbidden              the token is for something else
@@ -24,6 +29,7 @@
     |- Overloaded              time: try again later
     |  |- QueueFull              too many requests wait already
     |  |- NoWorker               nothing serves this version at the moment
+    |  |- TooManyConnections     as many are open as may be
     |  `- DeadlineExceeded       the request waited longer than its model allows
     `- WorkerError             us, or the model's author
        |- WorkerDied             the process ended during the call
@@ -99,6 +105,26 @@ class BadParameter(RequestError):  # noqa: N818
     """A query value or JSON field is missing or wrong."""
 
 
+class MalformedRequest(RequestError):  # noqa: N818
+    """What came is not HTTP, or different readers might understand it differently."""
+
+
+class TargetTooLong(MalformedRequest):
+    """The request's address is too long."""
+
+
+class HeadTooLarge(MalformedRequest):
+    """The request's headers are too many or too long."""
+
+
+class ExpectationFailed(MalformedRequest):
+    """The request's `Expect` header asks for something unknown."""
+
+
+class RequestTimedOut(RequestError):  # noqa: N818
+    """The request did not arrive within its time."""
+
+
 class Unauthorized(RequestError):  # noqa: N818
     """The request carries no token, or none that is valid now."""
 
@@ -157,6 +183,10 @@ class QueueFull(Overloaded):
 
 class NoWorker(Overloaded):
     """The version has no worker that is ready or becoming ready."""
+
+
+class TooManyConnections(Overloaded):
+    """As many connections are open as `max_connections` allows."""
 
 
 class DeadlineExceeded(Overloaded):

@@ -8,18 +8,19 @@ import socket
 import ssl
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from flambeau.address import Address
+from flambeau.api.edge import Edge
 from flambeau.api.fast_lane import FastLane
 from flambeau.app import Audience
 from flambeau.config import ServeConfig
+from flambeau.connections import Connections, max_connections
 from flambeau.errors import ConfigError
-from flambeau.protocol import Protocol
+from flambeau.protocol import Limits, Protocol
+from flambeau.watch import Patience
 
 _BACKLOG = 2048
 
@@ -34,7 +35,7 @@ class Listener:
 
     def __init__(
         self,
-        app: ASGIApp,
+        app: Edge,
         bound: socket.socket,
         config: ServeConfig,
         *,
@@ -48,25 +49,26 @@ class Listener:
         self._socket = bound
         server_config = uvicorn.Config(
             app,
-            http=partial(Protocol, lane=lane),  # type: ignore[arg-type]  # any factory will do
+            http=Protocol,
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_keep_alive=int(config.keep_alive_s),
         )
         server_config.load()
         server_config.ssl = tls
-        self._server = _QuietServer(server_config)
+        self._server = _Server(
+            server_config, edge=app, lane=lane, limits=_limits(config, audiences)
+        )
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
     @contextlib.contextmanager
     def open(
         cls,
-        app: ASGIApp,
+        app: Edge,
         audiences: Sequence[Audience],
         address: Address,
         *,
@@ -80,7 +82,7 @@ class Listener:
             app: What answers.
             audiences: Whom it serves.
             address: Where.
-            config: How long idle connections are kept.
+            config: How many clients there may be, and how long they may take.
             tls: What an address with TLS speaks.
             lane: Answers predictions without `app`; None leaves them to it.
 
@@ -116,16 +118,44 @@ class Listener:
         self._server.force_exit = True
 
 
-class _QuietServer(uvicorn.Server):
-    """uvicorn's server without its signal handlers: `serving.py` decides when to stop."""
+class _Server(uvicorn.Server):
+    """uvicorn's server with our protocol, without signal handlers: `serving.py` decides."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self, config: uvicorn.Config, *, edge: Edge, lane: FastLane | None, limits: Limits
+    ) -> None:
         super().__init__(config)
+        self._edge = edge
+        self._lane = lane
+        self._limits = limits
         self._is_started = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        tls = self.config.ssl
+        handshake_s = self._limits.patience.header_s if tls else None
+        self.servers = [
+            await loop.create_server(
+                self._protocol,
+                sock=each,
+                backlog=_BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=handshake_s,
+            )
+            for each in sockets or []
+        ]
+        self.started = True
         self._is_started.set()
+
+    def _protocol(self) -> Protocol:
+        return Protocol(
+            self.config,
+            self.server_state,
+            {},
+            edge=self._edge,
+            lane=self._lane,
+            limits=self._limits,
+        )
 
     async def wait_started(self, serving: asyncio.Task[None]) -> None:
         """Wait until connections are accepted; raises what `serving` raised instead."""
@@ -138,6 +168,17 @@ class _QuietServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
         yield
+
+
+def _limits(config: ServeConfig, audiences: Sequence[Audience]) -> Limits:
+    patience = Patience(
+        header_s=config.header_timeout_s,
+        body_s=config.body_timeout_s,
+        idle_s=config.keep_alive_s,
+        write_s=config.write_timeout_s,
+    )
+    count = max_connections(config.max_connections, is_first=Audience.INFERENCE in audiences)
+    return Limits(patience=patience, connections=Connections(count))
 
 
 @contextlib.contextmanager

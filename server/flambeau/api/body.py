@@ -15,6 +15,10 @@ from flambeau.errors import BodyTooLarge, InvalidInput
 from flambeau.messages import Input
 
 _MAX_FORM_FIELDS = 1000
+_MAX_PARTS = 100
+_MAX_PART_HEADERS = 16
+_MAX_PART_HEADER_BYTES = 8 << 10  # all of one part's
+_MAX_BOUNDARY_BYTES = 70  # RFC 2046, section 5.1.1
 _MAX_KNOWN_TYPES = 256
 
 
@@ -103,6 +107,10 @@ def _urlencoded(body: bytes | bytearray) -> list[Input]:
 def _multipart(body: bytes | bytearray, *, boundary: bytes) -> list[Input]:
     if not boundary:
         raise InvalidInput("the multipart content type names no boundary; let the client set it")
+    if len(boundary) > _MAX_BOUNDARY_BYTES:
+        raise InvalidInput(
+            f"the multipart boundary has {len(boundary)} bytes, over {_MAX_BOUNDARY_BYTES}"
+        )
     form = _Form()
     parser = MultipartParser(
         boundary,
@@ -115,6 +123,8 @@ def _multipart(body: bytes | bytearray, *, boundary: bytes) -> list[Input]:
             "on_part_end": form.end_part,
             "on_end": form.end,
         },
+        max_header_count=_MAX_PART_HEADERS,
+        max_header_size=_MAX_PART_HEADER_BYTES,
     )
     try:
         parser.write(bytes(body))
@@ -132,14 +142,17 @@ class _Form:
     def __init__(self) -> None:
         self.fields: dict[str, Input] = {}
         self.ended = False
+        self._num_parts = 0
         # for the life of one part
         self._headers: dict[bytes, bytes] = {}
+        self._num_header_bytes = 0
         self._header_name = b""
         self._header_value = b""
         self._data = bytearray()
 
     def begin_part(self) -> None:
         self._headers, self._data = {}, bytearray()
+        self._num_header_bytes = 0
 
     def add_header_name(self, data: bytes, start: int, end: int) -> None:
         self._header_name += data[start:end]
@@ -149,6 +162,12 @@ class _Form:
 
     def end_header(self) -> None:
         self._headers[self._header_name.lower()] = self._header_value
+        self._num_header_bytes += len(self._header_name) + len(self._header_value)
+        if self._num_header_bytes > _MAX_PART_HEADER_BYTES:
+            raise InvalidInput(
+                f"a part of the multipart form has headers of more than {_MAX_PART_HEADER_BYTES} "
+                "bytes"
+            )
         self._header_name = self._header_value = b""
 
     def add_data(self, data: bytes, start: int, end: int) -> None:
@@ -159,8 +178,9 @@ class _Form:
         name = options.get(b"name", b"").decode(errors="replace")
         if not name:
             raise InvalidInput("a part of the multipart form has no name")
-        if len(self.fields) >= _MAX_FORM_FIELDS:
-            raise InvalidInput(f"the form has more than {_MAX_FORM_FIELDS} parts")
+        self._num_parts += 1
+        if self._num_parts > _MAX_PARTS:
+            raise InvalidInput(f"the form has more than {_MAX_PARTS} parts")
         content_type = self._headers.get(b"content-type")
         self.fields[name] = Input(
             name=name,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flambeau.api.responses import error_response
-from flambeau.errors import BadParameter
 from flambeau.metrics import Metrics
 
 _access = logging.getLogger("flambeau.access")
@@ -25,7 +22,6 @@ _COMMON_HEADERS = [
 ]
 _COMMON_LINES = b"".join(b"%b: %b\r\n" % pair for pair in _COMMON_HEADERS)
 _IDS_AT_A_TIME = 256
-_HOST = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 9110, section 7.2
 _PROBES = {"/ping", "/livez", "/readyz", "/metrics"}  # asked every few seconds, for ever
 
 
@@ -67,15 +63,8 @@ class Edge:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = self.request_ids.next()
-        app = self._app
-        try:
-            require_one_host(scope["headers"], http_version=scope["http_version"])
-        except BadParameter as error:
-            app = error_response(error)
-        await self.surround(app, request_id, time.monotonic())(
-            _without_trailing_slash(scope), receive, send
-        )
+        app = self.surround(self._app, self.request_ids.next(), time.monotonic())
+        await app(_without_trailing_slash(scope), receive, send)
 
     def surround(self, app: ASGIApp, request_id: str, started_at: float) -> ASGIApp:
         """`app` for one request, with what this adds to it.
@@ -198,15 +187,6 @@ class RequestIds:
 def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Headers as HTTP/1.1 writes them."""
     return b"".join([b"%b: %b\r\n" % pair for pair in headers])
-
-
-def require_one_host(headers: Iterable[tuple[bytes, bytes]], *, http_version: str) -> None:
-    """Raises BadParameter unless everybody who reads a request takes it to be for the same host."""
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) == 1 and _HOST.fullmatch(hosts[0]) is not None:
-        return
-    if hosts or http_version != "1.0":
-        raise BadParameter("send one Host header with a host's name")
 
 
 def _without_trailing_slash(scope: Scope) -> Scope:

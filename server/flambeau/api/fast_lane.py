@@ -13,52 +13,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import Final
 
 from starlette.responses import Response
-from starlette.types import ASGIApp
 
 from flambeau.admission import outcome_of
 from flambeau.api.auth import HEADER, Guard
 from flambeau.api.body import split_inputs
-from flambeau.api.edge import Edge, RequestLine, require_one_host
+from flambeau.api.edge import Edge, RequestLine
 from flambeau.api.prediction import Call, Predictions, find_call, headers_for
 from flambeau.api.reply import StreamedResponse, headers_of, to_response
+from flambeau.api.request_head import Headers, expects_continue
 from flambeau.api.responses import answer_error
+from flambeau.api.turn import MAX_UNREAD_BYTES, Connection, Turn
 from flambeau.errors import FlambeauError
 from flambeau.messages import Reply
 from flambeau.model_version import ModelVersion
 from flambeau.pending import PendingRequest
 from flambeau.tokens import Role
 
-Headers: TypeAlias = list[tuple[bytes, bytes]]
-
 _MAX_KNOWN_TARGETS: Final = 1024
 _CLIENT_GONE: Final = 499  # nobody reads it; the log and metrics do
 _WITHOUT_BODY: Final = {204, 304}
-
-
-class Connection(Protocol):
-    """What an exchange needs of the connection it came over."""
-
-    @property
-    def client(self) -> tuple[str, int] | None:
-        """Address and port of the other end, where there are such."""
-        ...
-
-    def continue_(self) -> None:
-        """Tell the client to send the body it has announced."""
-        ...
-
-    def respond(
-        self, exchange: Exchange, status: int, headers: bytes, body: bytes | memoryview
-    ) -> None:
-        """Send a whole response; `headers` are lines."""
-        ...
-
-    def run(self, exchange: Exchange, app: ASGIApp) -> None:
-        """Let an application answer, e.g. with a body in parts."""
-        ...
 
 
 class FastLane:
@@ -96,7 +72,7 @@ def _find(target: bytes) -> Call | None:
 
 
 class Heading:
-    """What a request says before its body; one serves all requests that say the same.
+    """What a sound request says before its body; one serves all requests that say the same.
 
     Attributes:
         call: What it asks for.
@@ -106,14 +82,16 @@ class Heading:
         path: Decoded; it has no escapes.
         content_type: None without one.
         content_length: Empty without one.
+        expects_continue: Whether the client waits to be told to send the body.
         keys: The `authorization` headers.
         for_handler: The headers as the handler gets them, without keys that somebody asks for.
-        is_sound: Whether they have been found to be what HTTP and our limits allow.
+        is_admitted: Whether the length it announces has been found to be within the limit.
     """
 
     __slots__ = (
         *("call", "target", "headers", "http_version", "path"),
-        *("content_type", "content_length", "keys", "for_handler", "is_sound"),
+        *("content_type", "content_length", "expects_continue"),
+        *("keys", "for_handler", "is_admitted"),
     )
 
     def __init__(
@@ -126,10 +104,11 @@ class Heading:
         self.path = target.partition(b"?")[0].decode("ascii")
         self.content_type = _first(headers, b"content-type")
         self.content_length = _first(headers, b"content-length") or ""
+        self.expects_continue = expects_continue(headers, http_version=http_version)
         self.keys = [value for name, value in headers if name == HEADER]
         shown = [pair for pair in headers if pair[0] != HEADER] if guard.is_on else headers
         self.for_handler = headers_for(call, shown)
-        self.is_sound = False
+        self.is_admitted = False
 
     def is_same(self, target: bytes, headers: Headers, http_version: str) -> bool:
         """Whether a request with these says the same."""
@@ -138,20 +117,16 @@ class Heading:
         )
 
 
-class Exchange:
+class Exchange(Turn):
     """One request and its response.
 
     Attributes:
         heading: What came before the body.
-        keep_alive: Whether the connection may serve another request after it.
-        says_close: Whether the response's own headers say that it may not.
-        response_complete: Whether the response has been sent.
     """
 
     __slots__ = (
-        *("heading", "keep_alive", "says_close", "response_complete"),
-        *("_lane", "_connection", "_expects_continue", "_request_id", "_started_at"),
-        *("_chunks", "_num_bytes", "_has_body", "_has_begun"),
+        *("heading", "_lane", "_connection", "_request_id", "_started_at"),
+        *("_chunks", "_num_bytes", "_has_body", "_has_begun", "_refusal"),
         *("_pending", "_version", "_submitted_at"),
     )
 
@@ -162,16 +137,14 @@ class Exchange:
         heading: Heading,
         *,
         keep_alive: bool,
-        expects_continue: bool,
     ) -> None:
-        # for the life of the request
-        self.heading = heading
+        # for the life of the request; what `Turn` has is set here, as a call costs more
         self.keep_alive = keep_alive
         self.says_close = False
         self.response_complete = False
+        self.heading = heading
         self._lane = lane
         self._connection = connection
-        self._expects_continue = expects_continue
         self._request_id = ""
         self._started_at = 0.0
         # as the body comes
@@ -179,6 +152,7 @@ class Exchange:
         self._num_bytes = 0
         self._has_body = False
         self._has_begun = False
+        self._refusal: Exception | None = None
         # once it is a model's
         self._pending: PendingRequest | None = None
         self._version: ModelVersion | None = None
@@ -192,19 +166,20 @@ class Exchange:
         self._has_begun = True
         self._request_id = lane.edge.request_ids.next()
         self._started_at = time.monotonic()
+        if self._refusal is not None:
+            self._fail(self._refusal)
+            return
         try:
-            if not heading.is_sound:
-                require_one_host(heading.headers, http_version=heading.http_version)
             lane.guard.check(heading.keys, Role.INFERENCE)
             lane.predictions.registry.resolve(heading.call.model, heading.call.version)
-            if not heading.is_sound:
+            if not heading.is_admitted:
                 lane.predictions.body_limit.check_announced(heading.content_length)
-                heading.is_sound = True
+                heading.is_admitted = True
             lane.predictions.body_limit.check_received(self._num_bytes)
         except Exception as error:  # noqa: BLE001  # every error is an answer
-            self._fail(error)
+            self._fail_when_read(error)
             return
-        if self._expects_continue:
+        if heading.expects_continue and not self._num_bytes:
             self._connection.continue_()
         if self._has_body:
             self._submit()
@@ -213,8 +188,12 @@ class Exchange:
         """Take a part of the body."""
         if self.response_complete:
             return
-        self._chunks.append(chunk)
         self._num_bytes += len(chunk)
+        if self._refusal is not None:
+            if self._has_begun and self._num_bytes > MAX_UNREAD_BYTES:
+                self._fail(self._refusal)
+            return
+        self._chunks.append(chunk)
         if self._has_begun:
             try:
                 self._lane.predictions.body_limit.check_received(self._num_bytes)
@@ -226,8 +205,30 @@ class Exchange:
         if self.response_complete:
             return
         self._has_body = True
-        if self._has_begun:
+        if not self._has_begun:
+            return
+        if self._refusal is None:
             self._submit()
+        else:
+            self._fail(self._refusal)
+
+    def wait_for_body(self) -> None:
+        """What the client has sent so far has been read, and the body is not all there."""
+        if self._refusal is None or not self._has_begun or self.response_complete:
+            return
+        length = self.heading.content_length
+        is_long = length.isdigit() and int(length) > MAX_UNREAD_BYTES
+        if self.heading.expects_continue or is_long:
+            self._fail(self._refusal)
+
+    def refuse(self, error: FlambeauError) -> None:
+        """The rest of it cannot be had."""
+        self.keep_alive = False
+        if self.response_complete:
+            return
+        self._refusal = self._refusal or error
+        if self._has_begun:
+            self._fail(self._refusal)
 
     def disconnected(self) -> None:
         """Nobody waits for the response any more."""
@@ -289,7 +290,16 @@ class Exchange:
             length = (b"content-length", b"%d" % len(reply.body))
             self._respond(reply.status, [length, *headers], reply.body)
 
+    def _fail_when_read(self, error: Exception) -> None:
+        """Fail once the body is out of the way, if that is short; else the connection ends."""
+        if self._has_body:
+            self._fail(error)
+        else:
+            self._refusal, self._chunks = error, []
+
     def _fail(self, error: Exception) -> None:
+        if not self._has_body:
+            self.keep_alive = False
         response = answer_error(error, request_id=self._request_id, path=self.heading.path)
         self.says_close = (b"connection", b"close") in response.raw_headers
         self.keep_alive = self.keep_alive and not self.says_close

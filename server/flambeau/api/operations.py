@@ -31,6 +31,7 @@ from flambeau.errors import (
 from flambeau.gpu_usage import read_gpu_usage
 from flambeau.manifest import RUNTIMES
 from flambeau.messages import InferenceRequest
+from flambeau.model_name import check_model_name
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import ModelVersion, VersionState
 from flambeau.packages import PackageLoader
@@ -240,6 +241,8 @@ class Operations:
         url = parameters.text("url")
         if url is None:
             raise BadParameter("Parameter url is required.")
+        if model:
+            check_model_name(model)
         runtime = _runtime(parameters)
         handler = parameters.text("handler") or None
         package, wishes = await self._packages.load(

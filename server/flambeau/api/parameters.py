@@ -6,13 +6,13 @@ false, and numbers may come as strings.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 
 import yaml
 
 from flambeau.errors import BadParameter
+from flambeau.strict_json import AmbiguousJSON, read_json
 
 _MAX_LENIENT_BYTES = 16 << 10  # the lenient reader is slow; what needs it was typed by hand
 _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,10})(\.0+)?")
@@ -32,7 +32,9 @@ class Parameters:
             BadParameter: The body is not a JSON object.
         """
         try:
-            document = json.loads(body)
+            document = read_json(body)
+        except AmbiguousJSON as error:
+            raise BadParameter(f"the JSON body cannot be read: {error}") from error
         except (ValueError, RecursionError) as error:
             document = _read_leniently(body)
             if document is None:

@@ -6,6 +6,7 @@ sample, and what the handler gives for it is the output of the same name.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -32,6 +33,16 @@ _DATATYPES: Final = {
 }
 """By numpy's name; what has none of these, such as text and objects, is `BYTES`."""
 
+_MAX_INPUTS: Final = 1000
+_MAX_DIMENSIONS: Final = 32
+
+_TYPES: Final[dict[str, set[type]]] = {
+    "BOOL": {bool},
+    **{f"{sign}INT{bits}": {int} for sign in ("", "U") for bits in (8, 16, 32, 64)},
+    **{f"FP{bits}": {int, float} for bits in (16, 32, 64)},
+}
+"""By datatype: what its elements are in JSON."""
+
 
 class KServev2Envelope(SampleEnvelope):
     """Data are nested as the shape says; of `BYTES` the first element is kept.
@@ -50,7 +61,12 @@ class KServev2Envelope(SampleEnvelope):
         if not isinstance(inputs, list):
             given = ", ".join(map(repr, document)) or "nothing"
             raise InvalidInput(f'the body has {given}; send {{"inputs": [...]}}')
-        return [_nested(each) for each in inputs]
+        if not 1 <= len(inputs) <= _MAX_INPUTS:
+            raise InvalidInput(f"the body has {len(inputs)} inputs; send 1 to {_MAX_INPUTS}")
+        samples = [_nested(each) for each in inputs]
+        if len({each["name"] for each in samples}) < len(samples):
+            raise InvalidInput("two inputs have the same name; give each its own")
+        return samples
 
     def answer_of(self, outputs: Any, document: Mapping[str, Any], idx: int) -> dict[str, Any]:  # noqa: ANN401
         names = [each["name"] for each in document["inputs"]]
@@ -85,12 +101,58 @@ def _nested(tensor: Any) -> dict[str, Any]:  # noqa: ANN401  # any JSON
 
 
 def _reshaped(data: list[Any], shape: list[Any], *, kind: str, name: str) -> Any:  # noqa: ANN401
-    """The data as a nested list, floating point if the datatype is."""
+    """The data as a nested list, floating point if the datatype is.
+
+    Raises:
+        InvalidInput: They are not what datatype and shape say; nothing is made of sizes alone.
+    """
     try:
-        values = np.array(data, dtype=np.float64 if kind.startswith("FP") else None)
+        _check_shape(shape)
+        values = _elements(data, kind=kind)
+        _check_count(values.size, shape)
         return values.reshape(shape).tolist()
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidInput(f"input {name!r} is no {kind} of shape {shape}: {error}") from error
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidInput(
+            f"input {name!r} is no {kind[:20]} of shape {_short(shape)}: {error}"
+        ) from error
+
+
+def _check_shape(shape: list[Any]) -> None:
+    if len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"use {_MAX_DIMENSIONS} dimensions or fewer")
+    if not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError("a shape is whole numbers, 0 or more")
+
+
+def _check_count(count: int, shape: list[Any]) -> None:
+    if count != math.prod(shape):
+        raise ValueError(f"it has {count} elements")
+
+
+def _elements(data: list[Any], *, kind: str) -> np.ndarray:
+    """Flat or nested data as an array; raises ValueError unless all are of this datatype."""
+    if kind not in _TYPES:
+        raise ValueError(f"use one of {', '.join((*_TYPES, 'BYTES'))}")
+    nested: np.ndarray | None = None
+    flat = data
+    if data and type(data[0]) is list:
+        nested = np.array(data, dtype=object)  # else numpy makes one kind of several
+        flat = nested.ravel().tolist()
+    if not set(map(type, flat)) <= _TYPES[kind]:
+        raise ValueError("its elements are of another kind, or ragged")
+    if kind.startswith("FP"):
+        return np.array(data, dtype=np.float64)
+    values = np.array(data, dtype=object) if nested is None else nested
+    if flat and kind != "BOOL":
+        limits = np.iinfo(kind.lower())
+        if not limits.min <= min(flat) <= max(flat) <= limits.max:
+            raise ValueError("its elements are out of range")
+    return values
+
+
+def _short(shape: list[Any]) -> str:
+    text = str(shape)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _output(values: object, name: str) -> dict[str, Any]:

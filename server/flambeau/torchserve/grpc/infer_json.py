@@ -41,7 +41,7 @@ def to_json(request: ModelInferRequest) -> bytes:
         data = (
             data_from_raw(name, datatype, shape, raw[place])
             if raw
-            else data_from_contents(name, datatype, tensor.contents)
+            else data_from_contents(name, datatype, shape, tensor.contents)
         )
         entry = {"name": name, "shape": shape, "datatype": datatype, "data": data}
         inputs.append(entry | _parameters(tensor.parameters))

@@ -49,16 +49,22 @@ _KINDS: Final[Mapping[str, _Kind]] = {
 }
 
 
-def data_from_contents(name: str, datatype: str, contents: InferTensorContents) -> list[Any]:
+def data_from_contents(
+    name: str, datatype: str, shape: Sequence[int], contents: InferTensorContents
+) -> list[Any]:
     """A typed tensor's elements as JSON has them: BYTES are base64.
 
     Raises:
-        InvalidInput: A datatype that is unknown or raw only, or numbers JSON has not.
+        InvalidInput: A datatype that is unknown or raw only, numbers JSON has not, or fewer or more
+            than the shape says.
     """
     kind = _kind(name, datatype)
     if kind.contents is None:
         raise InvalidInput(f"input {name!r} is {datatype}; send it in raw_input_contents")
-    return _json_elements(name, datatype, getattr(contents, kind.contents))
+    elements = getattr(contents, kind.contents)
+    if datatype != _BYTES:  # whose shape TorchServe's clients do not mean
+        _check_count(name, datatype, shape, len(elements))
+    return _json_elements(name, datatype, elements)
 
 
 def data_from_raw(name: str, datatype: str, shape: Sequence[int], raw: bytes) -> list[Any]:
@@ -76,11 +82,7 @@ def data_from_raw(name: str, datatype: str, shape: Sequence[int], raw: bytes) ->
             raise InvalidInput(f"input {name!r} has {len(raw)} bytes, no multiple of {size}")
         elements = struct.unpack(f"<{len(raw) // size}{kind.code}", raw)
         elements = _from_bf16(elements) if datatype == _BF16 else elements
-    if len(elements) != math.prod(shape):
-        raise InvalidInput(
-            f"input {name!r} has {len(elements)} elements, expected {math.prod(shape)}: {datatype} "
-            f"of shape {list(shape)}"
-        )
+    _check_count(name, datatype, shape, len(elements))
     return _json_elements(name, datatype, elements)
 
 
@@ -116,6 +118,14 @@ def raw_from_data(datatype: str, data: object) -> bytes:
         return struct.pack(f"<{len(elements)}{kind.code}", *elements)
     except (struct.error, OverflowError) as error:
         raise ValueError(f"{datatype}: {error}") from error
+
+
+def _check_count(name: str, datatype: str, shape: Sequence[int], count: int) -> None:
+    if count != math.prod(shape) or any(size < 0 for size in shape):
+        raise InvalidInput(
+            f"input {name!r} has {count} elements, expected {math.prod(shape)}: {datatype} of "
+            f"shape {list(shape[:32])}"
+        )
 
 
 def _kind(name: str, datatype: str) -> _Kind:
