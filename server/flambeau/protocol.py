@@ -45,6 +45,7 @@ _log = logging.getLogger(__name__)
 
 Cycle: TypeAlias = Turn | RouteCycle
 
+_END_OF_HEAD: Final = b"\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SMALL_BYTES: Final = 64 * 1024  # bodies up to this are copied to go out with their headers
 _MAX_UPGRADES: Final = 8  # clients that ask for HTTP/2 do so once
@@ -67,6 +68,21 @@ class Limits:
 
     patience: Patience
     connections: Connections
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Again:
+    """A request that came in one read, and that the next may well repeat but for its body.
+
+    Attributes:
+        head: Its bytes before the body.
+        num_bytes: How many it had with the body.
+        heading: What the head says.
+    """
+
+    head: bytes
+    num_bytes: int
+    heading: Heading
 
 
 class Protocol(HttpToolsProtocol):
@@ -98,6 +114,7 @@ class Protocol(HttpToolsProtocol):
         self._current: Cycle | None = None
         # the last prediction's, as most clients send the same headers each time
         self._heading: Heading | None = None
+        self._again: _Again | None = None
         # of the request that arrives
         self._num_messages = 0
         self._is_arriving = False
@@ -127,7 +144,17 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        num_messages = self._num_messages
+        again = self._again
+        if (
+            again is not None
+            and len(data) == again.num_bytes
+            and data.startswith(again.head)
+            and not self._is_arriving
+            and not self._is_last
+        ):
+            self._received_again(again, data[len(again.head) :])
+            return
+        num_messages, was_arriving = self._num_messages, self._is_arriving
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -137,6 +164,29 @@ class Protocol(HttpToolsProtocol):
         else:
             if self._is_arriving:
                 self._expect_more(len(data) if num_messages == self._num_messages else 0)
+            elif num_messages + 1 == self._num_messages and not was_arriving:
+                self._remember(data)
+
+    def _remember(self, data: bytes) -> None:
+        """Recognise the request that just came whole, if it comes again."""
+        turn, size = self.cycle, self._num_body_bytes
+        if not isinstance(turn, Exchange) or self._num_chunks or not size or not turn.keep_alive:
+            return
+        head = data[: data.find(_END_OF_HEAD) + len(_END_OF_HEAD)]
+        if len(head) + size == len(data) and not turn.heading.expects_continue:
+            self._again = _Again(head=head, num_bytes=len(data), heading=turn.heading)
+
+    def _received_again(self, again: _Again, body: bytes) -> None:
+        """Equal bytes mean equal requests: the parser need not read the same head once more."""
+        assert self._lane is not None
+        assert self._watch is not None
+        self._num_messages += 1
+        self._num_chunks, self._num_body_bytes = 0, len(body)
+        self._watch.stage = Stage.NOTHING
+        exchange = Exchange(self._lane, self, again.heading, keep_alive=True)
+        self._take_turn(exchange)
+        exchange.body_received(body)
+        exchange.body_complete()
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always says no
         """The client sends no more; it may still read the answers to what it has sent."""

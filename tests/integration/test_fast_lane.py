@@ -9,6 +9,7 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -269,6 +270,51 @@ def test_the_corpus_meets_every_kind_of_answer(lanes: Lanes) -> None:
     assert {status for found in statuses.values() for status in found} >= {
         *(b"100", b"200", b"201", b"204", b"304", b"400", b"404", b"405", b"413", b"418", b"503")
     }
+
+
+REPEATED = (
+    *("bytes", "JSON", "JSON that does not parse", "text", "a version", "many headers", "a form"),
+    *("fields", "chunks", "no body", "an exception", "an answer in parts", "no such version"),
+    *("a status of the handler's", "escapes in the path"),
+)
+
+
+def exchange(client: socket.socket, request: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+    """One request and its answer, on a connection that stays."""
+    client.sendall(request)
+    with HTTPResponse(client, method="POST") as response:
+        response.begin()
+        body = response.read()
+    changing = {"date", "x-request-id"}
+    headers = [pair for pair in response.getheaders() if pair[0].lower() not in changing]
+    for pattern, mask in CHANGING:
+        body = pattern.sub(mask, body)
+    return response.status, headers, body
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_a_request_that_comes_again_on_its_connection_is_answered_alike(
+    lanes: Lanes, name: str
+) -> None:
+    with connect(lanes.fast) as client:
+        answers = [exchange(client, CORPUS[name]) for _ in range(3)]
+    assert answers[0] == answers[1] == answers[2]
+
+
+def test_requests_that_look_alike_are_told_apart(lanes: Lanes) -> None:
+    known, other = post("/predictions/echo", b"12345"), post("/predictions/ech0", b"12345")
+    with connect(lanes.fast) as client:
+        for _ in range(2):
+            assert exchange(client, known)[2].count(b"12345") == 1
+        assert exchange(client, other)[0] == 404
+        assert exchange(client, post("/predictions/echo", b"54321"))[2].count(b"54321") == 1
+        # the same bytes, of which the first still belong to the request before
+        client.sendall(known[:-5])
+        assert exchange(client, b"12345")[0] == 200
+        client.sendall(post("/predictions/echo", known)[: -len(known)])
+        answer = exchange(client, known)[2]
+        assert b"POST /predictions/echo" in answer
+        assert exchange(client, known)[2].count(b"POST") == 0
 
 
 def test_a_request_in_small_pieces_is_answered(lanes: Lanes) -> None:
