@@ -92,6 +92,11 @@ class BatchQueue(Generic[T]):
             wait_s += rounds * self._cost.at_least_s(self._largest_batch(self.max_batch_size))
         return wait_s + self._alone_s > self.timeout_s
 
+    def drained_in_s(self, *, num_workers: int) -> float:
+        """Seconds until all that waits has been taken, as far as costs are known."""
+        rounds = len(self._arrived_at) / self.max_batch_size / max(1, num_workers)
+        return rounds * self._cost.expected_s(self.max_batch_size)
+
     def put(self, item: T, *, now: float) -> None:
         """Append an item; ask `refusal` first."""
         assert len(self._arrived_at) < self.max_size, "put() without asking refusal()"
@@ -203,7 +208,10 @@ class BatchQueue(Generic[T]):
         """A worker will take nothing any more."""
         self._free_at.pop(worker, None)
 
-    # what only queues with sequences know
+    # what only other queues know
+
+    def take_displaced(self) -> Sequence[T]:
+        return ()
 
     def take_expired(self, *, now: float) -> list[T]:  # noqa: ARG002  # as above
         return []

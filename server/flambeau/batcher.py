@@ -10,6 +10,7 @@ a second worker is to blame and fails, the others are answered.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -38,6 +39,8 @@ from flambeau.messages import (
 from flambeau.pending import PendingRequest, SequenceTag
 from flambeau.reply_parts import ReplyParts
 from flambeau.request_queue import RequestQueue
+
+_MAX_RETRY_AFTER_S = 60  # more would be a guess
 
 _FAILURE_CLASSES: dict[FailureKind, type[FlambeauError]] = {
     FailureKind.INVALID_INPUT: InvalidInput,
@@ -186,7 +189,8 @@ class Batcher:
             refusal = self._busy_text()
         if refusal is not None:
             raise QueueFull(
-                f"{self._policy.label} has no worker to serve inference request. {refusal}"
+                f"{self._policy.label} has no worker to serve inference request. {refusal}",
+                retry_after_s=self._retry_after_s(),
             )
         if self._policy.client_timeout_s:
             if self._queue.is_too_late(now=now, num_workers=len(self._posts)):
@@ -266,6 +270,11 @@ class Batcher:
             "retry later, add workers, or raise the limit"
         )
 
+    def _retry_after_s(self) -> int:
+        """When half of what waits will have been taken, in whole seconds; 1 to 60."""
+        half_s = self._queue.drained_in_s(num_workers=len(self._posts)) / 2
+        return math.ceil(min(max(half_s, 1.0), _MAX_RETRY_AFTER_S))
+
     def _busy_text(self) -> str | None:
         """Why a request that must not wait is refused; None when a worker is free for it."""
         free = sum(self._policy.concurrency - len(post.batches) for post in self._free)
@@ -286,6 +295,14 @@ class Batcher:
             self._dispatch_soon.cancel()
             self._dispatch_soon = None
         now = self._loop.time()
+        for pending in self._queue.take_displaced():
+            self._fail(
+                pending,
+                QueueFull(
+                    f"{self._policy.label} has more urgent requests than may wait; retry later",
+                    retry_after_s=self._retry_after_s(),
+                ),
+            )
         for pending in self._queue.take_expired(now=now):
             self._fail(pending, NoWorker(f"{self._policy.label}: the request's sequence has ended"))
         if self._free:

@@ -50,6 +50,7 @@ class ModelSettings:
         share_weights: Whether the model is loaded once for all workers on the CPU; None where its
             handler is a built-in one.
         threads_per_worker: Threads one operation may use on the CPU; 0 shares the CPUs out evenly.
+        priority_header: The request header that says how urgent a request is; empty for none.
         optimize: How far workers may change the model to make it faster.
     """
 
@@ -78,6 +79,7 @@ class ModelSettings:
     retry: bool = True
     threads_per_worker: int = 0
     share_weights: bool | None = None
+    priority_header: str = ""
     optimize: OptimizeLevel = OptimizeLevel.SAFE
 
     def __post_init__(self) -> None:
@@ -175,4 +177,5 @@ _YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "retry": ("retry", bool),
     "shareWeights": ("share_weights", bool),
     "threadsPerWorker": ("threads_per_worker", int),
+    "priorityHeader": ("priority_header", str),
 }

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import flambeau
@@ -38,6 +39,7 @@ from flambeau.messages import (
 from flambeau.metrics import VersionGauges, VersionMetrics
 from flambeau.model_settings import ModelSettings
 from flambeau.pending import PendingRequest, in_sequence
+from flambeau.priority_queue import PriorityQueue
 from flambeau.request_queue import RequestQueue
 from flambeau.sequence_queue import SequenceLimits, SequenceQueue
 from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
@@ -322,7 +324,10 @@ class ModelVersion(SlotObserver):
         if not settings.sequence_batching:
             in_turn = self._mode is BatchMode.IN_TURN
             delay_s = settings.max_batch_delay_ms / 1000
-            return BatchQueue(
+            make: Callable[..., RequestQueue] = BatchQueue
+            if settings.priority_header:
+                make = partial(PriorityQueue, header=settings.priority_header.lower())
+            return make(
                 max_size=settings.job_queue_size,
                 max_batch_size=max_batch_size,
                 hold_s=delay_s if in_turn and self._host.fixed_batch_window else 0.0,

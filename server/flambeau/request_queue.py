@@ -27,6 +27,10 @@ class RequestQueue(Protocol):
         """Whether one more request would miss its deadline because of those ahead of it."""
         ...
 
+    def drained_in_s(self, *, num_workers: int) -> float:
+        """Seconds until all that waits has been taken, as far as is known; 0 where nothing is."""
+        ...
+
     def put(self, pending: PendingRequest, /, *, now: float) -> None:
         """Append a request; ask `refusal` first."""
         ...
@@ -57,6 +61,10 @@ class RequestQueue(Protocol):
 
     def take_all(self) -> list[PendingRequest]:
         """Everything that waits."""
+        ...
+
+    def take_displaced(self) -> Sequence[PendingRequest]:
+        """Requests that had to make room for more urgent ones."""
         ...
 
     def take_expired(self, *, now: float) -> list[PendingRequest]:

@@ -97,6 +97,10 @@ class SequenceQueue:
         """Never: how long a sequence's turn takes is not known; its deadline still ends it."""
         return False
 
+    def drained_in_s(self, *, num_workers: int) -> float:  # noqa: ARG002  # clients decide it
+        """0: how long a sequence lasts is for its client to say."""
+        return 0.0
+
     def put(self, pending: PendingRequest, *, now: float) -> None:
         """Append a request to its sequence, opening it when it is the first."""
         tag = _tag(pending)
@@ -141,6 +145,10 @@ class SequenceQueue:
         for sequence in list(self._open.values()):
             self._close(sequence)
         return self._take_orphans()
+
+    def take_displaced(self) -> Sequence[PendingRequest]:
+        """None: sequences are alike."""
+        return ()
 
     def take_expired(self, *, now: float) -> list[PendingRequest]:
         """Requests whose sequence closed before their turn; sequences past their time close now."""

@@ -249,3 +249,14 @@ def test_whatever_happens_every_request_leaves_once_and_in_order(
     assert taken == sorted(taken)
     assert left.isdisjoint(taken)
     assert len(left) + len(taken) == num_put
+
+
+def test_how_long_the_queue_takes_follows_from_what_batches_cost() -> None:
+    waiting = queue(batch=4)
+    assert waiting.drained_in_s(num_workers=1) == 0.0
+    for item in range(8):
+        waiting.put(item, now=0.0)
+    for _ in range(3):
+        waiting.answered_batch("worker", size=4, seconds=10.0)
+    assert waiting.drained_in_s(num_workers=1) == 20.0
+    assert waiting.drained_in_s(num_workers=2) == 10.0

@@ -28,6 +28,7 @@ from flambeau.messages import (
     Reply,
 )
 from flambeau.pending import PendingRequest
+from flambeau.priority_queue import PriorityQueue
 from flambeau.testing import FakeWorker, echo, make_request
 
 POLICY = BatchPolicy(label='Model "m"')
@@ -603,5 +604,41 @@ def test_a_held_batch_leaves_when_its_window_closes() -> None:
         started_at = asyncio.get_running_loop().time()
         await batcher.submit(make_request()).reply
         assert asyncio.get_running_loop().time() - started_at >= 0.01
+
+    asyncio.run(story())
+
+
+def test_who_makes_room_for_a_more_urgent_request_is_told_so() -> None:
+    async def story() -> None:
+        queue = PriorityQueue(header="x-priority", max_size=1, max_batch_size=1)
+        loop = asyncio.get_running_loop()
+        batcher = Batcher(queue, POLICY, observer=Observed(), loop=loop)
+        low = batcher.submit(urgent(b"low", "low"))
+        high = batcher.submit(urgent(b"high", "high"))
+        with pytest.raises(QueueFull, match="has more urgent requests than may wait") as caught:
+            await low.reply
+        assert caught.value.retry_after_s == 1
+        batcher.add(FakeWorker())
+        assert body(await high.reply) == b"high"
+
+    asyncio.run(story())
+
+
+def urgent(content: bytes, priority: str) -> InferenceRequest:
+    request = make_request(content)
+    return InferenceRequest(
+        request_id=request.request_id,
+        headers=[("x-priority", priority)],
+        inputs=request.inputs,
+    )
+
+
+def test_a_full_queue_says_when_half_of_it_will_have_left() -> None:
+    async def story() -> None:
+        batcher = make_batcher(batch=1, size=1)
+        batcher.submit(make_request(b"waits"))
+        with pytest.raises(QueueFull) as caught:
+            batcher.submit(make_request(b"too many"))
+        assert caught.value.retry_after_s == 1
 
     asyncio.run(story())
