@@ -70,6 +70,8 @@ LABEL org.opencontainers.image.title="Flambeau" \
       org.opencontainers.image.documentation="https://github.com/flambeau/flambeau/tree/main/docs"
 COPY --from=build /opt/flambeau /opt/flambeau
 COPY deploy/torchserve/bin/torch* /usr/local/bin/
+# whoever publishes the container's port has said that others may ask its models
+ENV FLAMBEAU_ALLOW_REMOTE_INFERENCE=true
 USER 1000:1000
 VOLUME /home/flambeau/model-store
 EXPOSE 7070 8080 8081 8082

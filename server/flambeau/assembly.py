@@ -66,7 +66,11 @@ def make_parts(
         packages=packages,
         operations=operations,
         metrics=metrics,
-        guard=Guard(tokens.keys if tokens else None, status_400=config.token_status_400),
+        guard=Guard(
+            tokens.keys if tokens else None,
+            status_400=config.token_status_400,
+            on_refused=lambda role: metrics.token_refused(role.value),
+        ),
     )
 
 

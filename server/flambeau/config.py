@@ -99,6 +99,13 @@ class ServeConfig:
             "reaches it can run code here"
         ),
     )
+    allow_remote_inference: bool = field(
+        default=False,
+        metadata=_help(
+            "bind the inference listener to other addresses than this machine's own without asking "
+            "for tokens; whoever reaches it can use the models"
+        ),
+    )
     enable_model_api: bool = field(
         default=True,
         metadata=_help("allow registering, deploying and removing models over HTTP"),
@@ -229,6 +236,13 @@ class ServeConfig:
     private_key_file: Path | None = field(
         default=None, metadata=_help("private key of the certificate, PEM")
     )
+    client_ca_file: Path | None = field(
+        default=None,
+        metadata=_help(
+            "authorities, PEM, one of which must have signed the certificate that clients of "
+            "https:// addresses then have to show; none: clients need no certificate"
+        ),
+    )
     cors_allowed_origin: str = field(
         default="", metadata=_help("Access-Control-Allow-Origin of every response")
     )
@@ -300,6 +314,13 @@ class ServeConfig:
         metadata=_help("let handlers import `ts` from an installed torchserve, not from Flambeau"),
     )
     access_log: bool = field(default=True, metadata=_help("log one line per request"))
+    audit_log: Path | None = field(
+        default=None,
+        metadata=_help(
+            "file to which one line is appended for each management call that changes something or "
+            "is refused; such lines are in the log in any case"
+        ),
+    )
     fast_lane: bool = field(
         default=True, metadata=_help("answer predictions without the web framework's detour")
     )
@@ -323,6 +344,11 @@ class ServeConfig:
             raise ConfigError(f"log_level is {self.log_level!r}; use DEBUG, INFO, WARNING or ERROR")
         if (self.certificate_file is None) is not (self.private_key_file is None):
             raise ConfigError("certificate_file and private_key_file belong together; give both")
+        if self.client_ca_file is not None and self.certificate_file is None:
+            raise ConfigError(
+                "client_ca_file is given without certificate_file: clients that show certificates "
+                "have to know the server by one of its own; give certificate_file, too"
+            )
         try:
             re.compile(self.blacklist_env_vars)
         except re.error as error:
@@ -330,13 +356,25 @@ class ServeConfig:
                 f"blacklist_env_vars is {self.blacklist_env_vars!r}, which is no regular "
                 f"expression: {error}"
             ) from error
-        for name in ("management_address", *(["grpc_management_address"] if self.grpc else [])):
-            address: Address = getattr(self, name)
-            if not (address.is_loopback or self.token_auth or self.allow_remote_management):
+        self._require_closed_listeners()
+
+    def _require_closed_listeners(self) -> None:
+        """Raises ConfigError when other machines could do what nobody said that they may."""
+        risks = {
+            "management": "whoever registers a model runs code here",
+            "inference": "whoever asks a model uses this machine",
+        }
+        for listener, risk in risks.items():
+            if self.token_auth or getattr(self, f"allow_remote_{listener}"):
+                continue
+            for name in (f"{listener}_address", f"grpc_{listener}_address"):
+                address: Address = getattr(self, name)
+                if address.is_loopback or (name.startswith("grpc_") and not self.grpc):
+                    continue
                 raise ConfigError(
-                    f"{name} is {address}, which other machines can reach, and whoever registers "
-                    "a model runs code here; bind it to 127.0.0.1, ask for tokens (token_auth), or "
-                    "set allow_remote_management when the network in front of it is closed"
+                    f"{name} is {address}, which other machines can reach, and {risk}; bind it to "
+                    f"127.0.0.1, ask for tokens (token_auth), or set allow_remote_{listener} when "
+                    "the network in front of it is closed"
                 )
 
     @classmethod

@@ -101,6 +101,14 @@ class Metrics:
         kind = status // 100
         self._responses[kind if kind in {2, 4} else 5](1.0)
 
+    def token_refused(self, role: str) -> None:
+        """Count a call without the right token.
+
+        Args:
+            role: What its token would have been for.
+        """
+        self.own.token_refusals.labels(role).inc()
+
     def system_sampled(self, values: Iterable[SystemValue]) -> None:
         """Record the state of the machine."""
         for value in values:

@@ -102,6 +102,9 @@ class OwnMetrics:
         self.responses = counter(
             "http_responses", "HTTP responses, by listener and status", ("listener", "status")
         )
+        self.token_refusals = counter(
+            "token_refusals", "Calls without the right token, by what they wanted", ("role",)
+        )
         self.swaps = counter("default_changes", "Times the default version changed", ("model",))
         self.values_dropped = counter(
             "metric_values_dropped",

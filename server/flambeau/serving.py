@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from flambeau.app import Audience
 from flambeau.assembly import make_parts
+from flambeau.audit import audit_file
 from flambeau.config import ServeConfig
 from flambeau.devices import count_gpus
 from flambeau.heap import keep_freed_memory
@@ -54,13 +55,14 @@ async def serve(
         services: What runs beside the listeners, besides what every server does.
 
     Raises:
-        ConfigError: An address that cannot be bound, a certificate that cannot be used, or a
-            metrics configuration that is broken.
+        ConfigError: An address that cannot be bound, a certificate or file that cannot be used, or
+            a metrics configuration that is broken.
     """
     num_gpus = count_gpus()
     num_gpus = num_gpus if config.num_gpus < 0 else min(config.num_gpus, num_gpus)
     async with contextlib.AsyncExitStack() as stack:
         store = stack.enter_context(ModelStore(config.model_store))
+        stack.enter_context(audit_file(config.audit_log))
         tokens = stack.enter_context(Tokens.opened(config))
         parts = make_parts(config, store, tokens, templates, num_gpus=num_gpus)
         registry, packages = parts.registry, parts.packages

@@ -31,7 +31,8 @@ def tls_context(config: ServeConfig) -> ssl.SSLContext:
     """What listeners with https addresses speak.
 
     Raises:
-        ConfigError: The certificate or its key cannot be used, or none can be made.
+        ConfigError: The certificate, its key or the clients' authorities cannot be used, or no
+            certificate can be made.
     """
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -48,7 +49,21 @@ def tls_context(config: ServeConfig) -> ssl.SSLContext:
             f"{config.private_key_file} cannot be used: {error}; give a PEM certificate chain and "
             "its key without a passphrase"
         ) from error
+    if config.client_ca_file is not None:
+        _ask_for_certificates(context, config.client_ca_file)
     return context
+
+
+def _ask_for_certificates(context: ssl.SSLContext, authorities: Path) -> None:
+    """Let nobody in without a certificate that one of these has signed."""
+    try:
+        context.load_verify_locations(authorities)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"client_ca_file {authorities} cannot be used: {error}; give certificates of "
+            "authorities, PEM"
+        ) from error
+    context.verify_mode = ssl.CERT_REQUIRED
 
 
 def _use_self_signed(context: ssl.SSLContext) -> None:

@@ -56,6 +56,11 @@ class Key:
     def __repr__(self) -> str:
         return f"Key({self.role.value})"
 
+    @property
+    def name(self) -> str:
+        """What people tell it from others by: the first digits of its digest."""
+        return self.digest.hex()[:8]
+
 
 class KeyRing:
     """Owner of the keys of one server."""
@@ -87,14 +92,19 @@ class KeyRing:
 
         Takes as long for a wrong key as for a right one: digests are compared, with every key.
         """
+        key = self.find(shown)
+        if key is None:
+            return Verdict.UNKNOWN
+        return Verdict.VALID if key.role is role else Verdict.OTHER_ROLE
+
+    def find(self, shown: bytes) -> Key | None:
+        """The valid key that has this text; compared as `check` says."""
         self._drop_ended()
         if len(shown) > _MAX_KEY_BYTES:
-            return Verdict.UNKNOWN
+            return None
         digest = _digest(shown)
-        found = [key.role for key in self._valid if hmac.compare_digest(key.digest, digest)]
-        if role in found:
-            return Verdict.VALID
-        return Verdict.OTHER_ROLE if found else Verdict.UNKNOWN
+        found = [key for key in self._valid if hmac.compare_digest(key.digest, digest)]
+        return found[0] if found else None
 
     def add(self, role: Role) -> Key:
         """A new key for a role, beside the one there is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import ssl
@@ -9,11 +10,13 @@ import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
+import grpc
 import httpx
 import pytest
 
 from tests.integration.archives import service
 from tests.integration.server import PATIENCE_S, Server, free_port, running_server
+from tests.torchserve.grpc.client import Client
 
 pytestmark = pytest.mark.slow
 
@@ -129,3 +132,61 @@ def test_without_a_certificate_one_is_made(tmp_path: Path) -> None:
             httpx.get(f"{url}/ping", trust_env=False)
         record = server.wait_record(lambda record: "self-signed" in record["message"])
         assert record["level"] == "WARNING"
+
+
+def test_with_client_authorities_nobody_speaks_without_their_certificate(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    store.mkdir()
+    service(store, "echo")
+    for name in ("server", "client", "stranger"):
+        make_certificate(tmp_path, name)
+    certificate = tmp_path / "server.pem"
+    flags = {
+        "certificate-file": certificate,
+        "private-key-file": tmp_path / "server.key",
+        "client-ca-file": tmp_path / "client.pem",
+        "inference-address": "https://127.0.0.1:0",
+        "grpc-inference-address": "https://127.0.0.1:0",
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    with running_server(
+        store, *words, models=["echo=echo-1.0.mar"], certificate=certificate
+    ) as server:
+        url = f"{server.inference.base_url}/predictions/echo"
+        assert post_as(tmp_path, "client", url).status_code == 200
+        for name in ("", "stranger"):
+            with pytest.raises(httpx.TransportError):
+                post_as(tmp_path, name, url)
+        target = server.grpc_target("grpc_inference").removeprefix("https://")
+        with Client(target, credentials=credentials_of(tmp_path, "client")) as client:
+            assert json.loads(client.predict("echo", {"data": b"1"}))
+        with (
+            Client(target, credentials=credentials_of(tmp_path, "stranger")) as client,
+            pytest.raises(grpc.RpcError),
+        ):
+            client.predict("echo", {"data": b"1"})
+
+
+def make_certificate(directory: Path, name: str) -> None:
+    """`NAME.pem`, which signs itself, and `NAME.key`."""
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"]
+    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-subj", f"/CN={name}"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command += ["-keyout", f"{name}.key", "-out", f"{name}.pem"]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+
+
+def post_as(directory: Path, name: str, url: str) -> httpx.Response:
+    """Ask as the client of that name, or as one without a certificate."""
+    context = ssl.create_default_context(cafile=directory / "server.pem")
+    if name:
+        context.load_cert_chain(directory / f"{name}.pem", directory / f"{name}.key")
+    return httpx.post(url, json={}, verify=context, trust_env=False)
+
+
+def credentials_of(directory: Path, name: str) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        (directory / "server.pem").read_bytes(),
+        (directory / f"{name}.key").read_bytes(),
+        (directory / f"{name}.pem").read_bytes(),
+    )

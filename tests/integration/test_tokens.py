@@ -9,8 +9,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import grpc
 import httpx
 import pytest
 
@@ -21,6 +22,7 @@ from flambeau.app import Audience
 from flambeau.cli import main
 from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
+from flambeau.errors import ConfigError
 from flambeau.key_file import Tokens
 from flambeau.listening import routers_of
 from flambeau.metrics import Metrics
@@ -31,9 +33,12 @@ from flambeau.registry import Registry
 from flambeau.services import ServerParts
 from flambeau.store import ModelStore
 from flambeau.tokens import Role
+from flambeau.torchserve.grpc.management import SERVICE as MANAGEMENT_SERVICE
+from flambeau.torchserve.grpc.protos.management_pb2 import SetDefaultRequest
 from flambeau.torchserve.workflows.service import make_workflows
 from tests.integration.archives import service
 from tests.integration.server import Server, running_server, wait_until
+from tests.torchserve.grpc.client import Client
 
 Keys: TypeAlias = dict[str, str]
 Headers: TypeAlias = list[tuple[str, str]]
@@ -434,9 +439,59 @@ def test_a_key_ends_and_is_renewed(tmp_path: Path) -> None:
         assert status() == 200
 
 
-def test_a_listener_for_others_needs_tokens_or_an_explicit_word() -> None:
-    everywhere = Address("0.0.0.0", 8081)
-    config = ServeConfig(token_auth=True, management_address=everywhere)
-    with pytest.raises(ValueError, match="ask for tokens"):
+@pytest.mark.parametrize("audience", ["management", "inference"])
+@pytest.mark.parametrize("protocol", ["", "grpc_"])
+def test_a_listener_for_others_needs_tokens_or_an_explicit_word(
+    audience: str, protocol: str
+) -> None:
+    address: dict[str, Any] = {f"{protocol}{audience}_address": Address("0.0.0.0", 8081)}
+    config = ServeConfig(token_auth=True, **address)
+    with pytest.raises(ConfigError, match=f"ask for tokens .* or set allow_remote_{audience}"):
         replace(config, token_auth=False)
-    replace(config, token_auth=False, allow_remote_management=True)
+    allowed: dict[str, Any] = {f"allow_remote_{audience}": True}
+    replace(config, token_auth=False, **allowed)
+
+
+def test_who_changed_what_or_was_refused_is_on_record(tmp_path: Path) -> None:
+    path, log = tmp_path / "keys.json", tmp_path / "audit.jsonl"
+    store = tmp_path / "store"
+    store.mkdir()
+    service(store, "echo")
+    flags = ("--token-auth", "--key-file", str(path), "--audit-log", str(log))
+    with running_server(store, *flags, models=["echo=echo-1.0.mar"], ready=False) as server:
+        keys = keys_in(path)
+        key = bearer(keys["management"])
+        manage = server.management
+        wait_until(
+            lambda: manage.get("/models/echo", headers=key).status_code == 200, what="echo is there"
+        )
+        scaled = manage.put("/models/echo", params={"min_worker": "1"}, headers=key)
+        manage.request(
+            "POST", "/models", json={"url": "https://x.example/a.mar?sig=s"}, headers=key
+        )
+        manage.post("/models/echo/deploy", params={"url": "echo-1.0.mar"}, headers=key)
+        manage.get("/models")
+        manage.delete("/models/echo", headers=bearer(keys["inference"]))
+        manage.get("/token", params={"type": "inference"}, headers=bearer(keys["API"]))
+        with Client(server.grpc_target("grpc_management")) as client, pytest.raises(grpc.RpcError):
+            client.manage("SetDefault", SetDefaultRequest(model_name="echo", model_version="9"))
+        refusals = server.samples("flambeau_token_refusals_total")
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(record["call"], record["status"]) for record in records] == [
+        ("PUT /models/echo", scaled.status_code),
+        ("POST /models", 404),
+        ("POST /models/echo/deploy", 409),
+        ("GET /models", 401),
+        ("DELETE /models/echo", 403),
+        ("GET /token", 200),
+        (f"gRPC {MANAGEMENT_SERVICE}/SetDefault", 7),
+    ]
+    first, second = records[:2]
+    assert first["request_id"] == scaled.headers["x-request-id"]
+    assert first["arguments"] == {"min_worker": "1"}
+    assert second["arguments"] == {"url": "https://x.example/a.mar"}
+    callers = [record["who"].rpartition(" ")[0] for record in records]
+    assert callers == [*["management key"] * 3, "no valid", "inference key", "API key", "no valid"]
+    assert first["who"] == second["who"]
+    assert not any(key in log.read_text() for key in keys.values())
+    assert refusals == {'role="management"': 3.0}

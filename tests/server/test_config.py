@@ -136,6 +136,11 @@ def test_only_this_machine_s_own_addresses_are_loopback(text: str, is_loopback: 
     assert Address.parse(text).is_loopback is is_loopback
 
 
+def test_authorities_of_clients_need_a_certificate_of_the_servers() -> None:
+    with pytest.raises(ConfigError, match="client_ca_file is given without certificate_file"):
+        load(flags={"client_ca_file": "ca.pem"})
+
+
 def test_management_over_grpc_needs_a_word_too_unless_grpc_is_off() -> None:
     flags: dict[str, object] = {"grpc_management_address": "0.0.0.0:7071"}
     with pytest.raises(ConfigError, match=r"grpc_management_address is 0\.0\.0\.0:7071"):

@@ -9,14 +9,16 @@ off the request before a handler or a log sees it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
+from flambeau import audit
 from flambeau.api.openapi import PARAMETERS
+from flambeau.api.responses import status_of
 from flambeau.errors import (
     BadParameter,
     FlambeauError,
@@ -28,21 +30,30 @@ from flambeau.key_file import Tokens
 from flambeau.tokens import KeyRing, Role, Verdict
 
 HEADER = b"authorization"
+_REFUSED_STATUSES = {401, 403}
 _REFUSED = "Token {} failed. Token either incorrect, expired, or not provided correctly"
 
 
 class Guard:
     """Lets callers in who show the right key; without keys, everybody."""
 
-    def __init__(self, keys: KeyRing | None, *, status_400: bool = False) -> None:
+    def __init__(
+        self,
+        keys: KeyRing | None,
+        *,
+        status_400: bool = False,
+        on_refused: Callable[[Role], None] = lambda _: None,
+    ) -> None:
         """Guard a server.
 
         Args:
             keys: What callers have to show; None asks for nothing.
             status_400: Answer 400 to all that is wrong with a token, as TorchServe does.
+            on_refused: Called with what a caller wanted who showed no right key for it.
         """
         self._keys = keys
         self._status_400 = status_400
+        self._on_refused = on_refused
 
     @property
     def is_on(self) -> bool:
@@ -68,7 +79,15 @@ class Guard:
             raise BadParameter(f"the request has {len(values)} Authorization headers; send one")
         verdict = self._keys.check(_shown_key(values), role)
         if verdict is not Verdict.VALID:
+            self._on_refused(role)
             raise self._refusal(verdict, role)
+
+    def who(self, values: Sequence[bytes]) -> str:
+        """What a caller with these `authorization` headers showed, for people; names no key."""
+        if self._keys is None:
+            return "anybody"
+        key = self._keys.find(_shown_key(values))
+        return "no valid key" if key is None else f"{key.role.value} key {key.name}"
 
     def checker(self, role: Role) -> Callable[[str | None], None]:
         """`check` for callers that have one value or none, e.g. gRPC metadata."""
@@ -131,16 +150,73 @@ class InferenceRoute(GuardedRoute):
     role = Role.INFERENCE
 
 
-class ManagementRoute(GuardedRoute):
+class AuditedRoute(GuardedRoute):
+    """A route whose calls are recorded when they change something, or are refused.
+
+    Attributes:
+        quiet_methods: Those that change nothing.
+    """
+
+    quiet_methods: ClassVar[frozenset[str]] = frozenset({"GET", "HEAD", "OPTIONS"})
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let the route answer, and record how."""
+        guard: Guard = scope["app"].state.guard
+        who = guard.who([value for name, value in scope["headers"] if name == HEADER])
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await super().handle(scope, receive, noting)
+        except Exception as error:
+            status = status_of(error)[0]
+            raise
+        finally:
+            if scope["method"] not in self.quiet_methods or status in _REFUSED_STATUSES:
+                _note(scope, status, who=who)
+
+
+class ManagementRoute(AuditedRoute):
     """For whoever decides what is served."""
 
     role = Role.MANAGEMENT
 
 
-class RenewalRoute(GuardedRoute):
-    """For whoever hands out keys."""
+class RenewalRoute(AuditedRoute):
+    """For whoever hands out keys; TorchServe renews them with GET."""
 
     role = Role.API
+    quiet_methods = frozenset({"HEAD", "OPTIONS"})
+
+
+def note_arguments(request: Request, arguments: Mapping[str, object]) -> None:
+    """Tell the record of a call what it was given, where that is more than its query."""
+    request.state.arguments = arguments
+
+
+def note_outcome(request: Request, outcome: str) -> None:
+    """Tell the record of a call how it ended, where its status does not."""
+    request.state.outcome = outcome
+
+
+def _note(scope: Scope, status: int, *, who: str) -> None:
+    request = Request(scope)
+    state = scope["state"]
+    audit.note(
+        f"{scope['method']} {scope['path']}",
+        status,
+        who=who,
+        client=scope.get("client"),
+        request_id=state["request_id"],
+        listener=state["listener"],
+        arguments=state.get("arguments", request.query_params),
+        outcome=state.get("outcome", ""),
+    )
 
 
 def require_roles(routers: Iterable[APIRouter]) -> None:

@@ -28,7 +28,7 @@ _PROBES = {"/ping", "/livez", "/readyz", "/metrics"}  # asked every few seconds,
 class Edge:
     """Pure ASGI middleware around one listener's application.
 
-    Puts `request_id` into the scope's state, where routes and logs find it.
+    Puts `request_id` and `listener` into the scope's state, where routes and logs find them.
 
     Attributes:
         request_ids: Where ids come from.
@@ -76,7 +76,7 @@ class Edge:
         """
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            scope.setdefault("state", {})["request_id"] = request_id
+            scope.setdefault("state", {}).update(request_id=request_id, listener=self._listener)
             status = 0
 
             async def send_with_headers(message: Message) -> None:

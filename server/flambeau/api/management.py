@@ -12,7 +12,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
-from flambeau.api.auth import ManagementRoute
+from flambeau.api.auth import ManagementRoute, note_arguments, note_outcome
 from flambeau.api.body import BodyLimit, read_body
 from flambeau.api.openapi import PARAMETERS, document_of
 from flambeau.api.operations import Answer, Operations
@@ -72,7 +72,7 @@ class _Routes:
         The last line's `step` is `done` or `failed`; the status is 200 once the first line is out.
         """
         events = await self._operations.deploy(await arguments_of(request), model_name)
-        return StreamingResponse(_lines(events), media_type="application/x-ndjson")
+        return StreamingResponse(_lines(events, request), media_type="application/x-ndjson")
 
     async def list_models(self, request: Request) -> Response:
         """Names and archives of the default versions, in pages."""
@@ -147,13 +147,16 @@ async def arguments_of(request: Request) -> Parameters:
     body = await read_body(request, BodyLimit(_MAX_JSON_BYTES))
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if body and kind == "application/json":
-        return Parameters.from_json(bytes(body))
+        parameters = Parameters.from_json(bytes(body))
+        note_arguments(request, parameters.values)
+        return parameters
     return _query(request)
 
 
-async def _lines(events: asyncio.Queue[DeployEvent]) -> AsyncIterator[bytes]:
+async def _lines(events: asyncio.Queue[DeployEvent], request: Request) -> AsyncIterator[bytes]:
     while True:
         event = await events.get()
+        note_outcome(request, event.step.value)
         yield msgspec.json.encode(event) + b"\n"
         if event.is_last:
             return

@@ -19,10 +19,14 @@ _WHOLE_NUMBER = re.compile(r"([+-]?[0-9]{1,10})(\.0+)?")
 
 
 class Parameters:
-    """Values by name; what a call does not know is ignored."""
+    """Values by name; what a call does not know is ignored.
+
+    Attributes:
+        values: As they were given.
+    """
 
     def __init__(self, values: Mapping[str, object]) -> None:
-        self._values = values
+        self.values = values
 
     @classmethod
     def from_json(cls, body: bytes) -> Parameters:
@@ -45,7 +49,7 @@ class Parameters:
 
     def over(self, other: Parameters) -> Parameters:
         """These values, and those of `other` that these do not name."""
-        return Parameters({**other._values, **self._values})
+        return Parameters({**other.values, **self.values})
 
     def text(self, name: str) -> str | None:
         """A string; None when it is not given.
@@ -53,7 +57,7 @@ class Parameters:
         Raises:
             BadParameter: A list or an object, here and below.
         """
-        value = self._values.get(name)
+        value = self.values.get(name)
         if isinstance(value, (list, dict)):
             raise BadParameter(f"{name} is {value!r}; give one value")
         return None if value is None else str(value)

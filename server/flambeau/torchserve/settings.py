@@ -61,6 +61,7 @@ def settings_of(properties: Properties) -> Settings:
         "one_worker_per_cpu": True,
         # whoever writes 0.0.0.0 into this file is obeyed, as TorchServe does
         "allow_remote_management": True,
+        "allow_remote_inference": True,
     }
     for key, (name, convert) in _SETTINGS.items():
         if key in given:

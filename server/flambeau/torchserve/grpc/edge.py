@@ -14,8 +14,10 @@ from urllib.parse import unquote
 
 import grpc
 import grpc.aio
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from flambeau import audit
 from flambeau.api.responses import status_of
 from flambeau.errors import (
     DownloadFailed,
@@ -64,11 +66,13 @@ class Surroundings:
         listener: The port's name in logs.
         access_log: Whether each call is logged.
         check_token: Refuses calls without the right token.
+        who: Says what a caller showed, for people.
     """
 
     listener: str
     access_log: bool
     check_token: CheckToken
+    who: Callable[[str | None], str]
 
 
 class Rpcs:
@@ -99,6 +103,7 @@ class Rpcs:
         *,
         refuse: Refuse | None = None,
         is_open: bool = False,
+        changes: bool = False,
     ) -> None:
         """Add a call with one message each way.
 
@@ -108,10 +113,14 @@ class Rpcs:
             run: Answers it, or raises.
             refuse: Says how an error ends it, where the service's way does not fit.
             is_open: Whether it is answered without a token.
+            changes: Whether it changes what is served, and so is recorded.
         """
 
         async def answer(message: _Req, context: _Context) -> Message:
-            async with self._around(name, context, refuse, is_open=is_open) as call:
+            audited = message if changes else None
+            async with self._around(
+                name, context, refuse, is_open=is_open, audited=audited
+            ) as call:
                 return await run(message, call)
             raise AssertionError  # an error has ended the call
 
@@ -163,7 +172,13 @@ class Rpcs:
 
     @asynccontextmanager
     async def _around(
-        self, name: str, context: _Context, refuse: Refuse | None, *, is_open: bool
+        self,
+        name: str,
+        context: _Context,
+        refuse: Refuse | None,
+        *,
+        is_open: bool,
+        audited: Message | None = None,
     ) -> AsyncGenerator[Call, None]:
         """Check the token, end the call with a status when it fails, and log how it ended."""
         started_at = time.monotonic()
@@ -187,6 +202,8 @@ class Rpcs:
             await context.abort(refusal.code, refusal.details, _trailers(call))
         finally:
             self._note(name, context, code, call, time.monotonic() - started_at)
+            if audited is not None:
+                self._audit(name, context, code, call, audited, who=self._surroundings.who(token))
 
     def _refusal(self, error: Exception, refuse: Refuse | None, call: Call) -> Refusal:
         if isinstance(error, (Unauthorized, Forbidden)):
@@ -221,6 +238,20 @@ class Rpcs:
                 "status": code,
                 "duration_ms": round(duration_s * 1000, 3),
             },
+        )
+
+    def _audit(
+        self, name: str, context: _Context, code: int, call: Call, message: Message, *, who: str
+    ) -> None:
+        client = _client(context)
+        audit.note(
+            f"gRPC {self.service}/{name}",
+            code,
+            who=who,
+            client=(str(client["client"]), int(client["client_port"])),
+            request_id=call.request_id,
+            listener=self._surroundings.listener,
+            arguments=MessageToDict(message, preserving_proto_field_name=True),
         )
 
 

@@ -33,10 +33,10 @@ class ManagementService:
         rpcs = Rpcs(SERVICE, surroundings, refuse=refuse_management)
         rpcs.unary("DescribeModel", DescribeModelRequest, self.describe)
         rpcs.unary("ListModels", ListModelsRequest, self.list_models)
-        rpcs.unary("RegisterModel", RegisterModelRequest, self.register)
-        rpcs.unary("ScaleWorker", ScaleWorkerRequest, self.scale)
-        rpcs.unary("SetDefault", SetDefaultRequest, self.set_default)
-        rpcs.unary("UnregisterModel", UnregisterModelRequest, self.unregister)
+        rpcs.unary("RegisterModel", RegisterModelRequest, self.register, changes=True)
+        rpcs.unary("ScaleWorker", ScaleWorkerRequest, self.scale, changes=True)
+        rpcs.unary("SetDefault", SetDefaultRequest, self.set_default, changes=True)
+        rpcs.unary("UnregisterModel", UnregisterModelRequest, self.unregister, changes=True)
         return rpcs.handler()
 
     async def describe(self, message: DescribeModelRequest, _: Call) -> ManagementResponse:

@@ -116,6 +116,9 @@ def _credentials(name: str, config: ServeConfig) -> grpc.ServerCredentials:
     try:
         chain = config.certificate_file.read_bytes()
         key = config.private_key_file.read_bytes()
+        authorities = config.client_ca_file.read_bytes() if config.client_ca_file else None
     except OSError as error:
         raise ConfigError(f"{name}_address is https://, but {error}; name the files") from error
-    return grpc.ssl_server_credentials([(key, chain)])
+    return grpc.ssl_server_credentials(
+        [(key, chain)], authorities, require_client_auth=authorities is not None
+    )

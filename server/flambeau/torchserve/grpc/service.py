@@ -78,6 +78,7 @@ class GrpcService(Service):
             listener=name,
             access_log=parts.config.access_log,
             check_token=parts.guard.checker(role),
+            who=lambda token: parts.guard.who([] if token is None else [token.encode()]),
         )
         handlers = self._inference(around) if role is Role.INFERENCE else self._management(around)
         probes = health.HealthService(parts.registry, services=handlers)
