@@ -12,6 +12,7 @@ from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
 from flambeau.downloads import Downloads
 from flambeau.key_file import Tokens
+from flambeau.messages import Isolation
 from flambeau.metrics import Metrics
 from flambeau.metrics_config import MetricsConfig
 from flambeau.model_settings import ModelSettings
@@ -80,6 +81,10 @@ def _default_settings(config: ServeConfig) -> ModelSettings:
         startup_timeout_s=config.default_startup_timeout_s,
         job_queue_size=config.job_queue_size,
         optimize=config.optimize,
+        isolation=config.isolation,
+        read_paths=config.worker_read_paths,
+        write_paths=config.worker_write_paths,
+        quarantine_s=config.quarantine_s,
     )
 
 
@@ -98,6 +103,11 @@ def _host(config: ServeConfig, templates: Templates, metrics: Metrics, *, num_gp
         limit_max_image_pixels=config.limit_max_image_pixels,
         model_metrics=metrics.model_specs,
         metrics_auto_detect=metrics.auto_detect,
+        limits=Isolation(
+            max_open_files=config.worker_max_open_files,
+            max_processes=config.worker_max_processes,
+            max_file_bytes=config.worker_max_file_bytes,
+        ),
         sequence_headers=(
             config.sequence_id_header,
             config.sequence_start_header,

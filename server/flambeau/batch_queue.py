@@ -57,8 +57,6 @@ class BatchQueue(Generic[T]):
         self._company = Company(max_batch_size=max_batch_size)
         # arrival time by item, oldest first
         self._arrived_at: dict[T, float] = {}
-        # those that may share no batch; they are the oldest
-        self._alone: set[T] = set()
         # what the last idle worker waits for
         self._hold: Hold | None = None
         # when each busy worker is free again, at the earliest
@@ -105,13 +103,11 @@ class BatchQueue(Generic[T]):
             self._company.came(now)
 
     def put_back(self, items: Sequence[T], *, now: float) -> None:
-        """Let items be taken again, before all others, each alone; there is always room."""
+        """Let items be taken again, before all others; there is always room."""
         self._arrived_at = dict.fromkeys(items, now) | self._arrived_at
-        self._alone.update(items)
 
     def discard(self, item: T) -> bool:
         """Forget an item nobody waits for any more; False when it has left already."""
-        self._alone.discard(item)
         gone = self._arrived_at.pop(item, None) is not None
         if not self._arrived_at:
             self._hold = None
@@ -121,7 +117,7 @@ class BatchQueue(Generic[T]):
         """When the next batch may leave; None while nothing waits."""
         if not self._arrived_at:
             return None
-        if self._alone or len(self._arrived_at) >= self.max_batch_size:
+        if len(self._arrived_at) >= self.max_batch_size:
             return self._oldest_at()
         if self._hold is not None:
             return self._hold.until
@@ -138,11 +134,9 @@ class BatchQueue(Generic[T]):
         size = num_waiting = len(self._arrived_at)
         if not num_waiting:
             return []
-        if self._alone:
-            size = 1
-        elif num_waiting < self.max_batch_size and self._waits(now=now, num_free=num_free):
+        if num_waiting < self.max_batch_size and self._waits(now=now, num_free=num_free):
             return []
-        elif num_free > 1 or num_waiting > self.max_batch_size or self.timeout_s:
+        if num_free > 1 or num_waiting > self.max_batch_size or self.timeout_s:
             size = batch_rules.share(
                 num_waiting, num_free=num_free, max_batch_size=self.max_batch_size, cost=self._cost
             )
@@ -162,7 +156,7 @@ class BatchQueue(Generic[T]):
             decode_s: What the worker lately needed to decode a batch; 0 if it does not do so ahead.
         """
         size = self.max_batch_size
-        if len(self._arrived_at) < size or self._alone or self.timeout_s:
+        if len(self._arrived_at) < size or self.timeout_s:
             return []
         if not self._cost.knows(size):
             return []
@@ -192,7 +186,6 @@ class BatchQueue(Generic[T]):
 
     def take_all(self) -> list[T]:
         """Everything that waits, oldest first, due or not."""
-        self._alone.clear()
         return self._take(len(self._arrived_at))
 
     def answered_batch(self, worker: object, *, size: int, seconds: float) -> None:
@@ -278,6 +271,4 @@ class BatchQueue(Generic[T]):
             items = list(islice(self._arrived_at, size))
             for item in items:
                 del self._arrived_at[item]
-        if self._alone:
-            self._alone.difference_update(items)
         return items

@@ -3,8 +3,9 @@
 Everything here runs on the front's event loop, so each method is one uninterrupted step. The
 decision when a batch leaves is the queue's; which workers exist is `ModelVersion`'s.
 
-When a worker is lost with a batch, its requests run once more, each alone: whichever of them ends
-a second worker is to blame and fails, the others are answered.
+When a worker is lost with a batch, its requests run once more, one by one on one worker, which is
+the lost one's replacement where one comes: whichever of them ends that, too, is to blame and fails,
+the others are answered (`suspects.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from flambeau.errors import (
     OutOfResources,
     QueueFull,
     UnsupportedContentType,
-    WorkerDied,
     WorkerError,
 )
 from flambeau.messages import (
@@ -37,8 +37,10 @@ from flambeau.messages import (
     Reply,
 )
 from flambeau.pending import PendingRequest, SequenceTag
+from flambeau.quarantine import Quarantine
 from flambeau.reply_parts import ReplyParts
 from flambeau.request_queue import RequestQueue
+from flambeau.suspects import SuspectObserver, Suspects
 
 _MAX_RETRY_AFTER_S = 60  # more would be a guess
 
@@ -59,7 +61,7 @@ class Worker(Hashable, Protocol):
         ...
 
 
-class BatchObserver(Protocol):
+class BatchObserver(SuspectObserver, Protocol):
     """Told about every batch; `metrics.py` counts."""
 
     def batch_started(
@@ -81,7 +83,9 @@ class BatchPolicy:
         label: What messages call the version.
         concurrency: Batches that one worker may have at a time, 1 or more; more than 1 goes with
             batches of one request, which can be cancelled.
+        max_batch_size: Most requests of one batch.
         retry: Whether the requests of a lost worker run again.
+        quarantine_s: Seconds for which a request that ended two workers is refused; 0 for none.
         client_timeout_s: Seconds from a request's arrival to the beginning of its answer; 0 for no
             limit.
         needs_free_worker: Refuse requests while every worker is busy, instead of queueing them.
@@ -89,7 +93,9 @@ class BatchPolicy:
 
     label: str
     concurrency: int = 1
+    max_batch_size: int = 1
     retry: bool = True
+    quarantine_s: float = 300.0
     client_timeout_s: float = 0.0
     needs_free_worker: bool = False
 
@@ -126,7 +132,17 @@ class Batcher:
         *,
         observer: BatchObserver,
         loop: asyncio.AbstractEventLoop,
+        awaits_worker: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Begin without workers.
+
+        Args:
+            queue: Where requests wait.
+            policy: How batches are run.
+            observer: Told about them.
+            loop: The loop that this runs on.
+            awaits_worker: Whether a worker is on its way.
+        """
         # for the life of the version
         self._queue = queue
         self._policy = policy
@@ -136,6 +152,19 @@ class Batcher:
         self._posts: dict[Worker, _Post] = {}
         self._free: list[_Post] = []
         self._num_running = 0
+        self._num_taken = 0  # of requests, and of batches that were answered, so far
+        self._num_answered = 0
+        # requests of lost workers, and the worker that is set apart for them
+        self._suspects = Suspects(
+            Quarantine(seconds=policy.quarantine_s),
+            label=policy.label,
+            retry=policy.retry,
+            max_batch_size=policy.max_batch_size,
+            observer=observer,
+        )
+        self._quarantine = self._suspects.quarantine
+        self._examiner: _Post | None = None
+        self._awaits_worker = awaits_worker
         # a dispatch that is due: at the end of this loop step, or at a time to come
         self._dispatch_soon: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -147,12 +176,17 @@ class Batcher:
     @property
     def num_waiting(self) -> int:
         """Requests that no worker has yet."""
-        return len(self._queue)
+        return len(self._queue) + len(self._suspects.waiting)
 
     @property
     def num_running(self) -> int:
         """Requests that workers are answering."""
         return self._num_running
+
+    @property
+    def num_answered(self) -> int:
+        """Batches that workers have answered so far."""
+        return self._num_answered
 
     @property
     def room(self) -> int:
@@ -179,8 +213,11 @@ class Batcher:
             QueueFull: It may not wait: the queue is full, no worker is free and waiting is not
                 wanted, or its sequence is unknown or has enough requests waiting.
             DeadlineExceeded: Those ahead of it will take all the time it has.
+            Quarantined: It has ended two workers.
         """
         now = self._loop.time()
+        if self._quarantine.sizes:
+            self._suspects.check(request, now=now)
         pending = PendingRequest(
             request, now, self._withdraw, on_result, sequence, version_given=version_given
         )
@@ -210,6 +247,8 @@ class Batcher:
     def add(self, worker: Worker) -> None:
         """Let a ready worker take batches."""
         post = self._posts[worker] = _Post(worker)
+        if self._suspects.waiting and self._examiner is None:
+            self._examiner = post
         self._free.append(post)
         self._dispatch_later()
 
@@ -232,9 +271,13 @@ class Batcher:
             self._queue.worker_gone(worker)
             self._dispatch_later()
 
+    def reconsider(self) -> None:
+        """A worker that was on its way will not come."""
+        self._dispatch_later()
+
     def fail_waiting(self, error_text: str) -> None:
         """Answer everything that waits with NoWorker: no worker will come."""
-        for pending in self._queue.take_all():
+        for pending in (*self._suspects.take_all(), *self._queue.take_all()):
             self._fail(pending, NoWorker(error_text))
         self._note_drained()
 
@@ -245,7 +288,7 @@ class Batcher:
 
     async def wait_drained(self) -> None:
         """Wait until nothing waits and nothing runs."""
-        while self._queue or self._num_running:
+        while self.num_waiting or self._num_running:
             if self._drained is None:
                 self._drained = self._loop.create_future()
             await asyncio.shield(self._drained)
@@ -254,7 +297,7 @@ class Batcher:
 
     def _withdraw(self, pending: PendingRequest) -> None:
         """Nobody waits for its answer any more: a request still waiting leaves the queue."""
-        if self._queue.discard(pending):
+        if self._suspects.discard(pending) or self._queue.discard(pending):
             self._note_drained()
 
     def _expire(self, pending: PendingRequest) -> None:
@@ -308,6 +351,8 @@ class Batcher:
         if self._free:
             for pending in self._queue.take_late(now=now):
                 self._fail(pending, self._too_late("cannot answer"))
+        if self._suspects.waiting or self._examiner is not None:
+            self._examine(now=now)
         for post in self._takers():
             if not self._queue:
                 break
@@ -335,10 +380,30 @@ class Batcher:
     def _give_ahead(self, *, now: float) -> None:
         """Send the only worker, while it is busy, the batch that comes next anyway."""
         (post,) = self._posts.values()
-        if len(post.batches) == 1 and not post.is_leaving:
-            batch = self._queue.take_ahead(decode_s=post.decode_s)
-            if batch:
-                self._run(post, batch, now=now)
+        if len(post.batches) != 1 or post.is_leaving or self._examiner is post:
+            return
+        if batch := self._queue.take_ahead(decode_s=post.decode_s):
+            self._run(post, batch, now=now)
+
+    def _examine(self, *, now: float) -> None:
+        """Run the next request that may end its worker, on the one that is set apart for them."""
+        post = self._examiner
+        if post is None or post.is_leaving:
+            post = self._examiner = self._new_examiner() if self._suspects.waiting else None
+        if post is None or post.batches:
+            return
+        if not self._suspects.waiting:
+            self._examiner = None  # it goes on as all others
+            return
+        if post in self._free:
+            self._free.remove(post)
+        self._run(post, [self._suspects.take()], now=now)
+
+    def _new_examiner(self) -> _Post | None:
+        """A worker for them: rather one that is on its way than one that serves others."""
+        if self._awaits_worker() or any(post.is_lost for post in self._posts.values()):
+            return None
+        return next((post for post in self._free if not post.batches), None)
 
     def _arm_timer(self) -> None:
         if self._timer is not None:
@@ -351,6 +416,7 @@ class Batcher:
 
     def _run(self, post: _Post, batch: list[PendingRequest], *, now: float) -> None:
         self._num_running += len(batch)
+        self._num_taken += len(batch)
         if batch[0].has_lost_a_worker:
             post.decode_s = 0.0  # what is decoded beside it might end this worker, too
         self._observer.batch_started(
@@ -403,24 +469,20 @@ class Batcher:
     def _worker_lost(
         self, batch: list[PendingRequest], error: WorkerError, *, was_running: bool
     ) -> None:
-        """Fail the requests of a lost worker, or let them run again, each alone.
+        """Fail the requests of a lost worker, or let them run again.
 
-        A request that was alone and ended it by its length is not tried again: it would again. One
-        that was sent ahead has not run yet, and is none of the reasons.
+        A batch that was sent ahead has not run yet, and is none of the reasons.
         """
-        may_retry = self._policy.retry and (len(batch) > 1 or isinstance(error, WorkerDied))
-        again: list[PendingRequest] = []
         for pending in batch:
             pending.running = None
-            if not was_running and not pending.is_over:
-                again.append(pending)
-            elif pending.is_over or pending.has_lost_a_worker or not may_retry:
+        now = self._loop.time()
+        if was_running:
+            failed = self._suspects.judge(batch, error, now=now, num_served=self._num_taken)
+            for pending in failed:
                 self._over(pending, None)
                 self._fail(pending, type(error)(str(error)))  # callers raise them separately
-            else:
-                pending.has_lost_a_worker = True
-                again.append(pending)
-        self._queue.put_back(again, now=self._loop.time())
+        else:
+            self._queue.put_back([each for each in batch if not each.is_over], now=now)
         if self._closed is not None:
             self.fail_waiting(self._closed)
 
@@ -428,6 +490,7 @@ class Batcher:
         self, post: _Post, batch: list[PendingRequest], done: BatchDone, *, began_at: float
     ) -> None:
         """Resolve each request with its own result; the worker has been asked for as many."""
+        self._num_answered += 1
         now = self._loop.time()
         if self._policy.concurrency == 1:  # one that was sent ahead has waited for its turn
             began_at = max(began_at, post.idle_since)
@@ -466,7 +529,7 @@ class Batcher:
             pending.resolve(error)
 
     def _note_drained(self) -> None:
-        if self._drained is not None and not self._queue and not self._num_running:
+        if self._drained is not None and not self.num_waiting and not self._num_running:
             self._drained.set_result(None)
             self._drained = None
 

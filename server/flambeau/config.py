@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from flambeau.address import Address
 from flambeau.errors import ConfigError
-from flambeau.messages import SEQUENCE_HEADERS, OptimizeLevel
+from flambeau.messages import SEQUENCE_HEADERS, IsolationLevel, OptimizeLevel
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -153,6 +153,38 @@ class ServeConfig:
         metadata=_help(
             "how far models may be changed to run faster: off, safe (the same numbers) or auto "
             "(the same classes); a model's YAML wins"
+        ),
+    )
+    isolation: IsolationLevel = field(
+        default=IsolationLevel.BASIC,
+        metadata=_help(
+            "how far workers are kept from the rest of the machine: off, basic (limits) or strict "
+            "(a fence around files, TCP and signals, too); a model's YAML may ask for more"
+        ),
+    )
+    worker_read_paths: tuple[str, ...] = field(
+        default=(), metadata=_help("files and directories that workers behind the fence may read")
+    )
+    worker_write_paths: tuple[str, ...] = field(
+        default=(), metadata=_help("directories that they may write to, beside their own")
+    )
+    worker_max_open_files: int = field(
+        default=16_384, metadata=_help("open files of a worker; 0: as many as the server may")
+    )
+    worker_max_processes: int = field(
+        default=16_384,
+        metadata=_help(
+            "processes and threads of the server's user that a worker still starts others with; "
+            "0: no limit; root has none"
+        ),
+    )
+    worker_max_file_bytes: int = field(
+        default=1 << 36, metadata=_help("largest file a worker may write, in bytes; 0: no limit")
+    )
+    quarantine_s: float = field(
+        default=300.0,
+        metadata=_help(
+            "seconds for which a request that ended two workers is refused; 0: it never is"
         ),
     )
     num_gpus: int = field(default=-1, metadata=_help("CUDA devices to use; -1: all there are"))
@@ -306,6 +338,13 @@ class ServeConfig:
         default="",
         metadata=_help("regular expression of environment variables hidden from workers"),
     )
+    pass_env_vars: str = field(
+        default="",
+        metadata=_help(
+            "regular expression of environment variables that workers get although their names "
+            "look like those of credentials or proxies"
+        ),
+    )
     initial_worker_port: int = field(
         default=9000, metadata=_help("number of the first worker, as TorchServe counts them")
     )
@@ -327,19 +366,8 @@ class ServeConfig:
     log_level: str = field(default="INFO", metadata=_help("DEBUG, INFO, WARNING or ERROR"))
 
     def __post_init__(self) -> None:
-        for name in ("job_queue_size", "max_request_bytes", "max_response_bytes"):
-            _require(self, name, minimum=1)
-        for name in ("default_workers_per_model", "drain_timeout_s", "drain_delay_s"):
-            _require(self, name, minimum=0)
-        for name in ("unregister_timeout_s", "max_connections"):
-            _require(self, name, minimum=0)
-        for name in (
-            *("default_response_timeout_s", "default_startup_timeout_s", "keep_alive_s"),
-            *("header_timeout_s", "body_timeout_s", "write_timeout_s"),
-            *("token_expiration_min", "metric_time_interval_s"),
-        ):
-            _require(self, name, minimum=0.001)
-        _require(self, "num_gpus", minimum=-1)
+        for name, minimum in _MINIMA.items():
+            _require(self, name, minimum=minimum)
         if self.log_level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
             raise ConfigError(f"log_level is {self.log_level!r}; use DEBUG, INFO, WARNING or ERROR")
         if (self.certificate_file is None) is not (self.private_key_file is None):
@@ -349,13 +377,8 @@ class ServeConfig:
                 "client_ca_file is given without certificate_file: clients that show certificates "
                 "have to know the server by one of its own; give certificate_file, too"
             )
-        try:
-            re.compile(self.blacklist_env_vars)
-        except re.error as error:
-            raise ConfigError(
-                f"blacklist_env_vars is {self.blacklist_env_vars!r}, which is no regular "
-                f"expression: {error}"
-            ) from error
+        _require_pattern(self, "blacklist_env_vars")
+        _require_pattern(self, "pass_env_vars")
         self._require_closed_listeners()
 
     def _require_closed_listeners(self) -> None:
@@ -403,10 +426,34 @@ class ServeConfig:
         return cls(**values)
 
 
+_MINIMA: Mapping[str, float] = {
+    **dict.fromkeys(("job_queue_size", "max_request_bytes", "max_response_bytes"), 1),
+    **dict.fromkeys(("default_workers_per_model", "drain_timeout_s", "drain_delay_s"), 0),
+    **dict.fromkeys(("unregister_timeout_s", "quarantine_s", "worker_max_open_files"), 0),
+    **dict.fromkeys(("worker_max_processes", "worker_max_file_bytes", "max_connections"), 0),
+    **dict.fromkeys(("default_response_timeout_s", "default_startup_timeout_s"), 0.001),
+    **dict.fromkeys(
+        ("keep_alive_s", "header_timeout_s", "body_timeout_s", "write_timeout_s"), 0.001
+    ),
+    **dict.fromkeys(("token_expiration_min", "metric_time_interval_s"), 0.001),
+    "num_gpus": -1,
+}
+
+
 def _require(config: ServeConfig, name: str, *, minimum: float) -> None:
     value = getattr(config, name)
     if not value >= minimum:
         raise ConfigError(f"{name} is {value}; use {minimum:g} or more")
+
+
+def _require_pattern(config: ServeConfig, name: str) -> None:
+    pattern = getattr(config, name)
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(
+            f"{name} is {pattern!r}, which is no regular expression: {error}"
+        ) from error
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -469,6 +516,13 @@ def _optimize_level(value: object) -> OptimizeLevel:
         raise ValueError("give off, safe or auto") from None
 
 
+def _isolation_level(value: object) -> IsolationLevel:
+    try:
+        return IsolationLevel(str(value).lower())
+    except ValueError:
+        raise ValueError("give off, basic or strict") from None
+
+
 def _names(value: object) -> tuple[str, ...]:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
@@ -504,6 +558,7 @@ _TABLE = "Mapping[str, Mapping[str, Mapping[str, Any]]]"
 _CONVERTERS: dict[str, Callable[[object], object]] = {
     _TABLE: _table,
     "Address": lambda value: Address.parse(str(value)),
+    "IsolationLevel": _isolation_level,
     "OptimizeLevel": _optimize_level,
     "MetricsMode": lambda value: _metrics_mode(str(value)),
     "Path": lambda value: Path(str(value)),

@@ -24,6 +24,7 @@
     |  |- Forbidden              the token is for something else
     |  |- NotFound               no such route, model, version or archive
     |  |- MethodNotAllowed       the route exists, the method does not
+    |  |- Quarantined            the same request ended two workers a short while ago
     |  |- DefaultVersionInUse    the default version cannot be removed while others exist
     |  `- Conflict               the request contradicts the present state
     |- Overloaded              time: try again later
@@ -159,6 +160,10 @@ class MethodNotAllowed(RequestError):  # noqa: N818
 
 class Conflict(RequestError):  # noqa: N818
     """The request contradicts the present state."""
+
+
+class Quarantined(RequestError):  # noqa: N818
+    """Exactly this request ended two workers a short while ago; it is not run for now."""
 
 
 class DefaultVersionInUse(RequestError):  # noqa: N818

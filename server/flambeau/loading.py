@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-import flambeau
 from flambeau.context import Context
 from flambeau.errors import ArchiveError
 from flambeau.handler_metrics import MetricsCache
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_yaml import read_model_yaml
 from flambeau.module_files import classes_defined_in, load_module
+from flambeau.own_paths import builtin_dir
 from flambeau.weights import pickled
 
 if TYPE_CHECKING:
@@ -141,13 +141,6 @@ def is_builtin(load: LoadModel) -> bool:
 def load_builtin(name: str) -> ModuleType:
     """Import a built-in handler, e.g. to subclass what it defines: `image_classifier`."""
     return load_module(builtin_dir() / f"{name}.py")
-
-
-def builtin_dir() -> Path:
-    """Where the built-in handlers are: in the installed package, or beside it in a checkout."""
-    package = Path(flambeau.__file__).parent
-    installed = package / "_handlers"
-    return installed if installed.is_dir() else package.parents[1] / "handlers"
 
 
 def _gpu_id(device: str) -> int | None:

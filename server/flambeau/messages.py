@@ -129,6 +129,41 @@ class OptimizeWish(msgspec.Struct, frozen=True):
     compile: bool = False
 
 
+class IsolationLevel(str, Enum):
+    """How far a worker is kept from the rest of the machine; each level includes those before."""
+
+    OFF = "off"  # as any program of the server's user
+    BASIC = "basic"  # limits that no handler should meet
+    STRICT = "strict"  # and a fence: its own files, no TCP, no signals to others
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Isolation(msgspec.Struct, frozen=True):
+    """What a worker may do beside running its model; a limit of 0 is left as it is.
+
+    Attributes:
+        level: How far it is kept apart.
+        scratch_dir: Where a fenced worker may write; empty for nowhere.
+        read_paths: What a fenced worker may read beside its model, Python and the system.
+        write_paths: What it may write, too.
+        allow_network: Whether a fenced worker may use TCP.
+        max_open_files: Open files at a time.
+        max_processes: Processes and threads of the user at a time; root's are not limited.
+        max_file_bytes: Size of a file it writes.
+    """
+
+    level: IsolationLevel = IsolationLevel.BASIC
+    scratch_dir: str = ""
+    read_paths: list[str] = []
+    write_paths: list[str] = []
+    allow_network: bool = False
+    max_open_files: int = 0
+    max_processes: int = 0
+    max_file_bytes: int = 0
+
+
 class Input(msgspec.Struct, frozen=True):
     """One named part of a request, as the client sent it.
 
@@ -190,6 +225,7 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
         retry: Whether the parts of a batch that failed may be run again.
         sequence_headers: Names of the headers that carry a sequence's id, start and end.
         optimize: What may be done to make the model faster.
+        isolation: What the worker gives up before it loads the model.
     """
 
     model_name: str
@@ -210,6 +246,7 @@ class LoadModel(msgspec.Struct, frozen=True, tag=True):
     retry: bool = True
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
     optimize: OptimizeWish = OptimizeWish()
+    isolation: Isolation = Isolation()
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):
@@ -227,6 +264,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
         check: What the self-check on the archive's samples found, for people to read.
         metrics: What the handler emitted on the way.
         optimization: In which form the model runs, for people to read.
+        isolation: What the worker is kept from, for people to read.
     """
 
     load_s: float
@@ -234,6 +272,7 @@ class Loaded(msgspec.Struct, frozen=True, tag=True):
     check: str
     metrics: list[MetricSample] = []
     optimization: str = ""
+    isolation: str = ""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):

@@ -45,6 +45,10 @@ class VersionMetrics:
         self._batch_size = own.batch_size.labels(model, version)
         self._worker_load_s = own.worker_load_s.labels(model, version)
         self._restarts = own.worker_restarts.labels(model, version)
+        self._rerun = own.requests_rerun.labels(model, version)
+        self._poison_found = own.poison_found.labels(model, version)
+        self._output_dropped = own.output_dropped.labels(model, version)
+        self._poison_refused = own.poison_refused.labels(model, version)
         self._named = _RequestRecords(board, model, version)
         self._unnamed = _RequestRecords(board, model, _UNNAMED)
         self._handler_ms = models.bind_time(model, _HANDLER_TIME)
@@ -133,6 +137,20 @@ class VersionMetrics:
 
     def worker_restarted(self) -> None:
         self._restarts.inc()
+
+    def requests_rerun(self, number: int) -> None:
+        """Count requests of a lost worker that run again."""
+        self._rerun.inc(number)
+
+    def poison_found(self) -> None:
+        self._poison_found.inc()
+
+    def poison_refused(self) -> None:
+        self._poison_refused.inc()
+
+    def output_dropped(self, num_lines: int) -> None:
+        """Count lines of a worker's output that were left out."""
+        self._output_dropped.inc(num_lines)
 
     def worker_removed(self, *, worker_id: str) -> None:
         """Forget a worker that will not be replaced."""

@@ -99,6 +99,20 @@ class OwnMetrics:
         self.worker_restarts = counter(
             "worker_restarts", "Workers replaced after they died or missed a deadline", _VERSION
         )
+        self.requests_rerun = counter(
+            "requests_rerun", "Requests of lost workers that ran again, each alone", _VERSION
+        )
+        self.poison_found = counter(
+            "poison_requests", "Requests found to end workers, and refused for a while", _VERSION
+        )
+        self.poison_refused = counter(
+            "poison_requests_refused", "Requests refused because they ended workers", _VERSION
+        )
+        self.output_dropped = counter(
+            "worker_output_lines_dropped",
+            "Lines that workers printed faster than they are logged",
+            _VERSION,
+        )
         self.responses = counter(
             "http_responses", "HTTP responses, by listener and status", ("listener", "status")
         )

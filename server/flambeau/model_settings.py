@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from flambeau.errors import BadParameter
-from flambeau.messages import OptimizeLevel
+from flambeau.messages import IsolationLevel, OptimizeLevel
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +52,12 @@ class ModelSettings:
         threads_per_worker: Threads one operation may use on the CPU; 0 shares the CPUs out evenly.
         priority_header: The request header that says how urgent a request is; empty for none.
         optimize: How far workers may change the model to make it faster.
+        isolation: How far workers are kept from the rest of the machine.
+        allow_network: Whether fenced workers may use TCP.
+        read_paths: What fenced workers may read beside what they need.
+        write_paths: What they may write, too.
+        max_memory_bytes: Memory of a worker and what it has started; 0 for no limit.
+        quarantine_s: Seconds for which a request that ended two workers is refused; 0 for none.
     """
 
     min_workers: int = 0
@@ -81,6 +87,12 @@ class ModelSettings:
     share_weights: bool | None = None
     priority_header: str = ""
     optimize: OptimizeLevel = OptimizeLevel.SAFE
+    isolation: IsolationLevel = IsolationLevel.BASIC
+    allow_network: bool = False
+    read_paths: tuple[str, ...] = ()
+    write_paths: tuple[str, ...] = ()
+    max_memory_bytes: int = 0
+    quarantine_s: float = 300.0
 
     def __post_init__(self) -> None:
         limits = {
@@ -98,6 +110,8 @@ class ModelSettings:
             "maxSequenceJobQueueSize": (self.max_sequence_job_queue_size, 1, 1_000_000),
             "parallelLevel": (self.parallel_level, 1, 1024),
             "threadsPerWorker": (self.threads_per_worker, 0, 1024),
+            "maxMemory": (self.max_memory_bytes, 0, 1 << 50),
+            "quarantineSec": (self.quarantine_s, 0, 86400),
         }
         for name, (value, low, high) in limits.items():
             if not low <= value <= high:
@@ -110,10 +124,12 @@ class ModelSettings:
         """Whether a request may be run again; within a sequence it would meet another state."""
         return self.retry and not self.sequence_batching
 
-    def with_yaml(self, document: Mapping[str, Any]) -> ModelSettings:
-        """These settings with the archive's wishes on top.
+    def with_yaml(self, document: Mapping[str, Any], *, by_operator: bool = False) -> ModelSettings:
+        """These settings with the archive's wishes on top, or with those of who runs the server.
 
-        A value of the wrong type is ignored with a warning, as TorchServe does.
+        A value of the wrong type is ignored with a warning, as TorchServe does. So is what an
+        archive asks for beyond what its workers may do: it may have itself kept apart further, and
+        no less.
         """
         changes: dict[str, Any] = {}
         for key, (name, kind) in _YAML_KEYS.items():
@@ -135,11 +151,35 @@ class ModelSettings:
             changes |= {"min_workers": low, "max_workers": high}
         if "optimize" in document:
             changes["optimize"] = _optimize_level(document["optimize"], self.optimize)
+        if "isolation" in document:
+            changes["isolation"] = _isolation(document["isolation"], self.isolation)
+        if not by_operator:
+            self._take_off_liberties(changes)
         return replace(self, **changes)
+
+    def _take_off_liberties(self, changes: dict[str, Any]) -> None:
+        """Leave out what an archive may not decide for itself."""
+        refused = [name for name in _LIBERTIES if name in changes]
+        order = list(IsolationLevel)
+        if order.index(changes.get("isolation", self.isolation)) < order.index(self.isolation):
+            refused.append("isolation")
+        limit = self.max_memory_bytes
+        if limit and not 0 < changes.get("max_memory_bytes", limit) <= limit:
+            refused.append("max_memory_bytes")
+        for name in refused:
+            _log.warning(
+                "the archive's YAML sets %s to %r, which is for model_settings of the server's "
+                "configuration to decide; ignored",
+                name,
+                changes.pop(name),
+            )
 
     def with_workers(self, low: int, high: int | None = None) -> ModelSettings:
         """The same version with other worker counts; `high` defaults to `low`."""
         return replace(self, min_workers=low, max_workers=low if high is None else high)
+
+
+_LIBERTIES = ("allow_network", "read_paths", "write_paths")
 
 
 def _optimize_level(value: object, default: OptimizeLevel) -> OptimizeLevel:
@@ -148,6 +188,15 @@ def _optimize_level(value: object, default: OptimizeLevel) -> OptimizeLevel:
     if value in {level.value for level in OptimizeLevel}:
         return OptimizeLevel(value)
     _log.warning("model YAML key optimize is %r; expected off, safe or auto; ignored", value)
+    return default
+
+
+def _isolation(value: object, default: IsolationLevel) -> IsolationLevel:
+    """YAML reads a plain `off` as false."""
+    value = IsolationLevel.OFF.value if value is False else value
+    if value in {level.value for level in IsolationLevel}:
+        return IsolationLevel(value)
+    _log.warning("model YAML key isolation is %r; expected off, basic or strict; ignored", value)
     return default
 
 
@@ -178,4 +227,9 @@ _YAML_KEYS: dict[str, tuple[str, type | tuple[type, ...]]] = {
     "shareWeights": ("share_weights", bool),
     "threadsPerWorker": ("threads_per_worker", int),
     "priorityHeader": ("priority_header", str),
+    "allowNetwork": ("allow_network", bool),
+    "readPaths": ("read_paths", list),
+    "writePaths": ("write_paths", list),
+    "maxMemory": ("max_memory_bytes", int),
+    "quarantineSec": ("quarantine_s", (int, float)),
 }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
+
+import msgspec
 
 import flambeau
 from flambeau.batch_queue import BatchQueue
@@ -30,6 +33,8 @@ from flambeau.messages import (
     SEQUENCE_HEADERS,
     BatchMode,
     InferenceRequest,
+    Isolation,
+    IsolationLevel,
     Loaded,
     LoadModel,
     LoadStage,
@@ -41,10 +46,12 @@ from flambeau.model_settings import ModelSettings
 from flambeau.pending import PendingRequest, in_sequence
 from flambeau.priority_queue import PriorityQueue
 from flambeau.request_queue import RequestQueue
+from flambeau.restart_limit import RestartLimit
 from flambeau.sequence_queue import SequenceLimits, SequenceQueue
 from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
 
 _OPTIMIZING_S = 3.0  # a start may take so much longer, once per archive and machine
+_ON_ITS_WAY = (WorkerState.STARTING, WorkerState.RESTARTING)
 _COMING = (WorkerState.READY, WorkerState.STARTING, WorkerState.RESTARTING)
 
 
@@ -109,6 +116,7 @@ class Host:
         model_metrics: The metrics that handlers may emit.
         metrics_auto_detect: Whether they may emit others, too.
         sequence_headers: Names of the headers with a sequence's id, start and end.
+        limits: Of every worker's resources.
         worker_ids: Numbers for workers, rising from 9000 as TorchServe's ports did.
     """
 
@@ -125,6 +133,7 @@ class Host:
     model_metrics: Sequence[MetricSpec] = ()
     metrics_auto_detect: bool = False
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
+    limits: Isolation = field(default_factory=Isolation)
     worker_ids: Iterator[int] = field(default_factory=lambda: itertools.count(9000))
 
 
@@ -149,18 +158,23 @@ class ModelVersion(SlotObserver):
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._mode = _batch_mode(settings)
+        self._scratch = package.model_dir.with_name(f"{package.model_dir.name}.scratch")
         self._batcher = Batcher(
             self._queue(settings),
             BatchPolicy(
                 label=f'Model "{model}"',
                 concurrency=1 if self._mode is BatchMode.IN_TURN else settings.batch_size,
+                max_batch_size=settings.batch_size,
                 retry=settings.may_rerun,
+                quarantine_s=settings.quarantine_s,
                 client_timeout_s=settings.client_timeout_ms / 1000,
                 needs_free_worker=settings.use_job_ticket,
             ),
             observer=metrics,
             loop=self._loop,
+            awaits_worker=lambda: any(slot.state in _ON_ITS_WAY for slot in self._slots),
         )
+        self._restarts = RestartLimit()
         # changes with scaling
         self.settings = settings
         self._slots: list[WorkerSlot] = []
@@ -298,6 +312,7 @@ class ModelVersion(SlotObserver):
         """Set the counts and start missing workers; returns their slots without waiting."""
         self.settings = self.settings.with_workers(low, high)
         self._slots = [slot for slot in self._slots if slot.state is not WorkerState.FAILED]
+        self._restarts.clear()
         missing = max(0, low - len(self._kept(low)))
         return [self._open_slot() for _ in range(missing)]
 
@@ -317,6 +332,8 @@ class ModelVersion(SlotObserver):
         self._draining = True
         self._batcher.close(self._removed_text())
         await self._retire(list(self._slots), wait_for_batch=False)
+        if self._scratch.exists():
+            await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
         self._closed = True
 
     def _queue(self, settings: ModelSettings) -> RequestQueue:
@@ -362,8 +379,9 @@ class ModelVersion(SlotObserver):
             startup_timeout_s=settings.startup_timeout_s,
             response_timeout_s=settings.response_timeout_s,
             max_retry_timeout_s=settings.max_retry_timeout_s,
+            max_memory_bytes=settings.max_memory_bytes,
         )
-        slot = WorkerSlot(spec, self._batcher, self)
+        slot = WorkerSlot(spec, self._batcher, self, self._restarts)
         self._slots.append(slot)
         return slot
 
@@ -392,6 +410,7 @@ class ModelVersion(SlotObserver):
         """End these workers, each after the batch it has, and forget them."""
         await asyncio.gather(*(slot.stop(wait_for_batch=wait_for_batch) for slot in slots))
         self._slots = [slot for slot in self._slots if slot not in slots]
+        self._batcher.reconsider()
         for slot in slots:
             self.metrics.worker_removed(worker_id=slot.spec.worker_id)
         if not self._slots and self._shared is not None:
@@ -413,6 +432,10 @@ class ModelVersion(SlotObserver):
     def worker_failed(self) -> None:
         if self.state is VersionState.FAILED:
             self._batcher.fail_waiting(self._no_worker_text())
+        self._batcher.reconsider()
+
+    def output_dropped(self, num_lines: int) -> None:
+        self.metrics.output_dropped(num_lines)
 
     def _load_message(self, *, device: str) -> LoadModel:
         num_workers = max(1, self.settings.max_workers)
@@ -441,6 +464,22 @@ class ModelVersion(SlotObserver):
                 choose_threads=self.settings.threads_per_worker == 0,
                 archive_digest=self.package.digest,
             ),
+            isolation=self._isolation(),
+        )
+
+    def _isolation(self) -> Isolation:
+        settings = self.settings
+        scratch_dir = ""
+        if settings.isolation is IsolationLevel.STRICT:
+            self._scratch.mkdir(mode=0o700, exist_ok=True)
+            scratch_dir = str(self._scratch)
+        return msgspec.structs.replace(
+            self._host.limits,
+            level=settings.isolation,
+            scratch_dir=scratch_dir,
+            read_paths=list(settings.read_paths),
+            write_paths=list(settings.write_paths),
+            allow_network=settings.allow_network,
         )
 
     def _removed_text(self) -> str:

@@ -169,7 +169,7 @@ class PackageLoader:
             _write_missing_manifest(unpacked.directory, manifest)
             document = read_model_yaml(unpacked.directory, manifest.config_file)
             configured = self._model_settings.get(model, {}).get(manifest.model_version, {})
-            settings = self._defaults.with_yaml(configured).with_yaml(document)
+            settings = self._defaults.with_yaml(configured, by_operator=True).with_yaml(document)
             python = self._install_requirements(
                 unpacked.directory, manifest, model=model, use_venv=settings.use_venv
             )

@@ -62,6 +62,8 @@ class PriorityQueue(BatchQueue[PendingRequest]):
         self._header = header
         # those that wait: their class, in the order in which they came
         self._priorities: dict[PendingRequest, Priority] = {}
+        # those that were put back
+        self._again: set[PendingRequest] = set()
         # those that had to make room, until somebody tells them
         self._displaced: list[PendingRequest] = []
 
@@ -89,13 +91,14 @@ class PriorityQueue(BatchQueue[PendingRequest]):
         self._priorities[item] = priority
 
     def put_back(self, items: Sequence[PendingRequest], *, now: float) -> None:
-        """Let requests be taken again, before all others, each alone; there is always room."""
+        """Let requests be taken again, before all others; there is always room."""
         super().put_back(items, now=now)
+        self._again.update(items)
         self._priorities.update({item: self._priority_of(item) for item in items})
 
     def discard(self, item: PendingRequest) -> bool:
         """Forget a request nobody waits for any more; False when it has left already."""
-        self._priorities.pop(item, None)
+        self._forget(item)
         return super().discard(item)
 
     def take_displaced(self) -> list[PendingRequest]:
@@ -109,13 +112,17 @@ class PriorityQueue(BatchQueue[PendingRequest]):
             self._arrived_at = dict.fromkeys(chosen, 0.0) | self._arrived_at
         taken = super()._take(size)
         for item in taken:
-            self._priorities.pop(item, None)
+            self._forget(item)
         return taken
 
+    def _forget(self, item: PendingRequest) -> None:
+        self._priorities.pop(item, None)
+        self._again.discard(item)
+
     def _turn(self, item: PendingRequest) -> tuple[bool, float]:
-        """What requests are taken by: those to be run alone, then as if they had come so late."""
+        """What requests are taken by: those put back, then the others as if they had come late."""
         handicap_s = HANDICAP_S * self._priorities[item].value
-        return item not in self._alone, self._arrived_at[item] + handicap_s
+        return item not in self._again, self._arrived_at[item] + handicap_s
 
     def _youngest_below(self, priority: Priority) -> PendingRequest | None:
         """Who has to make room: of the least urgent, the last to come, if less urgent than this."""

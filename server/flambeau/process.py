@@ -44,9 +44,10 @@ from flambeau.messages import (
     ToFront,
 )
 from flambeau.messages import LoadFailed as LoadFailedMessage
-from flambeau.output import OnOutput, Output, Stream
+from flambeau.output import OnDropped, OnOutput, Output, Stream
 
 _DIED = "Worker died."  # TorchServe's text
+_MAX_HANDLER_S = 1e9
 _NUM_LAST_LINES = 5  # of its output, quoted when a worker dies while loading
 _FRAME_OVERHEAD_BYTES = 1 << 20  # headers and message framing beside the answers of one batch
 _IDLE_S = 2.0  # without large bodies, after which their memory goes back; as for a worker's own
@@ -64,6 +65,7 @@ class WorkerProcess:
         arena: Arena | None,
         response_timeout_s: float,
         on_output: OnOutput,
+        on_dropped: OnDropped,
     ) -> None:
         # for the life of the process
         self._process = process
@@ -79,7 +81,7 @@ class WorkerProcess:
             self._last_lines.append(line)
             on_output(stream, line)
 
-        self._output = Output(process, on_line)
+        self._output = Output(process, on_line, on_dropped=on_dropped)
         self._exited = asyncio.ensure_future(self._watch_exit())
         # calls under way by batch id, and those that nobody waits for any more
         self._batch_id = 0
@@ -88,6 +90,9 @@ class WorkerProcess:
         # gives the arena's memory back; and when it was last used
         self._giving_back: asyncio.TimerHandle | None = None
         self._arena_used_at = 0.0
+        # why it was ended from here, and whether it had a batch then; told when it has ended
+        self._ended_for: WorkerError | None = None
+        self._was_busy = False
 
     @classmethod
     async def start(
@@ -100,6 +105,7 @@ class WorkerProcess:
         shared: SharedModel | None = None,
         response_timeout_s: float,
         on_output: OnOutput,
+        on_dropped: OnDropped = lambda _, __: None,
     ) -> WorkerProcess:
         """Start the process and send it `load`; `wait_ready` tells how it went.
 
@@ -111,6 +117,7 @@ class WorkerProcess:
             shared: The model to share with other workers, where that is possible.
             response_timeout_s: Longest time one batch may take.
             on_output: Called with each line the process prints.
+            on_dropped: Called with how many lines and bytes of it were left out.
 
         Raises:
             WorkerDied: The operating system cannot start a process now.
@@ -136,11 +143,22 @@ class WorkerProcess:
             arena=arena,
             response_timeout_s=response_timeout_s,
             on_output=on_output,
+            on_dropped=on_dropped,
         )
 
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def ended_for(self) -> WorkerError | None:
+        """Why it was ended by `end_for`; None if it was not."""
+        return self._ended_for
+
+    @property
+    def was_busy(self) -> bool:
+        """Whether it had a batch when it ended."""
+        return self._was_busy
 
     @property
     def memory_bytes(self) -> int:
@@ -174,6 +192,8 @@ class WorkerProcess:
                 raise
             except WorkerDied as error:
                 how = await self.wait_exited()
+                if self._ended_for is not None:
+                    raise self._ended_for from error
                 raise WorkerDied(
                     f"the worker ended while {stage.text}: {how}; its last "
                     f"output was: {' | '.join(self._last_lines) or 'none'}"
@@ -288,8 +308,10 @@ class WorkerProcess:
         self._channel.close()
 
     def _channel_closed(self) -> None:
+        self._was_busy = bool(self._calls)
         for call in self._calls.values():
-            call.fail(WorkerDied(_DIED))
+            error = self._ended_for
+            call.fail(WorkerDied(_DIED) if error is None else type(error)(str(error)))
 
     async def wait_exited(self) -> str:
         """Wait for the end of the process; returns how it ended, for people."""
@@ -298,6 +320,20 @@ class WorkerProcess:
     async def stop(self, *, grace_s: float) -> None:
         """End an idle worker: close its socket, and kill its group if it lingers."""
         self._channel.close()
+        await asyncio.wait({self._exited}, timeout=grace_s)
+        await self.kill()
+
+    async def has_exited(self, *, within_s: float) -> bool:
+        """Whether it ends in so many seconds."""
+        await asyncio.wait({self._exited}, timeout=within_s)
+        return self._exited.done()
+
+    async def end_for(self, error: WorkerError, *, grace_s: float) -> None:
+        """End it for a reason that whoever waits for its answers is told."""
+        if self._exited.done():
+            return
+        self._ended_for = error
+        _signal_group(self._process.pid, signal.SIGTERM)
         await asyncio.wait({self._exited}, timeout=grace_s)
         await self.kill()
 
@@ -363,6 +399,8 @@ class _Call:
         if isinstance(message, BatchDone):
             if len(message.results) != self._num_requests:
                 return False
+            if not 0.0 <= message.handler_s < _MAX_HANDLER_S:  # nor is it a number, perhaps
+                return False
             self.is_done = True
             if not self.result.done():
                 self.result.set_result(message)
@@ -415,7 +453,11 @@ def _handed_over(sock: socket.socket) -> Arena | None:
 
 
 def _kill_group(pid: int) -> None:
+    _signal_group(pid, signal.SIGKILL)
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
     try:
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
         return  # gone already; the id may be another user's by now

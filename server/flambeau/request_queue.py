@@ -36,7 +36,7 @@ class RequestQueue(Protocol):
         ...
 
     def put_back(self, items: Sequence[PendingRequest], /, *, now: float) -> None:
-        """Let requests be taken again, before all others, each alone."""
+        """Let requests be taken again, before all others."""
         ...
 
     def discard(self, pending: PendingRequest, /) -> bool:

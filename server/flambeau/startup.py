@@ -62,7 +62,7 @@ def _with_wishes(
     wants_none = wishes.get("minWorkers") == 0
     if wishes.get(OVER_YAML) is True:
         settings = settings.with_workers(0) if wants_none else settings
-        settings = settings.with_yaml(wishes)
+        settings = settings.with_yaml(wishes, by_operator=True)
     if settings.min_workers == 0 and not wants_none:
         settings = settings.with_workers(workers)
     return settings

@@ -64,6 +64,7 @@ class Roles:
     Attributes:
         prepare: Import what workers need.
         begin: Tie a new process to the front.
+        confine: Give up what a worker of this model may not do, for good.
         load: Load a model.
         is_builtin: Whether a model's handler is one of Flambeau's own.
         work: Be a worker until the front hangs up, with the model that is loaded already, if any.
@@ -71,6 +72,7 @@ class Roles:
 
     prepare: Callable[[], None]
     begin: Callable[[socket.socket], None]
+    confine: Callable[[LoadModel], str]
     load: Callable[[LoadModel], ModelInstance]
     is_builtin: Callable[[LoadModel], bool]
     work: Callable[[socket.socket, ModelInstance | None], int]
@@ -119,6 +121,7 @@ def _preload(message: Preload, roles: Roles) -> tuple[ModelInstance | None, Prel
     is_builtin = roles.is_builtin(message.load)
     if message.only_builtin and not is_builtin:
         return None, Refused("its handler is its own")
+    roles.confine(message.load)  # before the model's code, and before the thread that loads it
     before = _open_files()
 
     def load() -> ModelInstance:

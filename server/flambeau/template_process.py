@@ -63,7 +63,13 @@ class TemplateProcess:
         self._child = child
         self._sock = sock
         self._adoption = adoption
-        self._output = Output(child, lambda stream, line: _log_line(stream, line, tags or {}))
+        self._output = Output(
+            child,
+            lambda stream, line: _log_line(stream, line, tags or {}),
+            on_dropped=lambda lines, _: _output_log.warning(
+                "%d lines of output were left out", lines, extra=dict(tags or {})
+            ),
+        )
         self._asking = asyncio.Lock()
         self._forks: set[asyncio.Task[tuple[AdoptedChild, socket.socket]]] = set()
         self._exited = asyncio.ensure_future(self._watch_exit())

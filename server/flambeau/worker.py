@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 from flambeau import template, wire
 from flambeau.arena import SharedBodies, received_files
+from flambeau.confinement import confine
 from flambeau.errors import FlambeauError, OutOfResources
 from flambeau.failure_text import print_traceback, sendable, text_of
 from flambeau.heap import give_freed_memory_back
@@ -97,6 +98,7 @@ def _roles(load_entry_point: LoadEntryPoint | None, prepare: Callable[[], None])
     return template.Roles(
         prepare=prepare_all,
         begin=_become_worker,
+        confine=confine,
         load=lambda load: _load(load, load_entry_point),
         is_builtin=is_builtin,
         work=lambda sock, instance: _run(sock, load_entry_point, loaded=instance),
@@ -116,7 +118,8 @@ def _run(
         if load is None:
             return 0
         assert isinstance(load, LoadModel)
-        instance = _start(load, channel, load_entry_point, loaded=loaded)
+        isolation = confine(load)
+        instance = _start(load, channel, load_entry_point, loaded=loaded, isolation=isolation)
         if instance is None:
             return 1
         from flambeau.batch_loops import serve_batches  # noqa: PLC0415  # imports torch: not before
@@ -234,6 +237,7 @@ def _start(
     load_entry_point: LoadEntryPoint | None,
     *,
     loaded: ModelInstance | None,
+    isolation: str,
 ) -> ModelInstance | None:
     """Load, warm up and check the model, telling the front each stage; None if one fails."""
     stage = LoadStage.STARTING
@@ -258,6 +262,7 @@ def _start(
             check=check,
             optimization=instance.optimization,
             metrics=instance.take_metrics(),
+            isolation=isolation,
         )
     )
     return instance

@@ -1,8 +1,8 @@
 """Reads the corpora of hostile input in `tests/corpora`.
 
 Each line of a file is a JSON object: the `name` of a case, what is sent, and what must come of it.
-Bytes are text whose characters are 0 to 255; `["x", 1000]` in a list of them is a thousand times the
-same, and `$E` the address of a model, as either lane takes it.
+Bytes are text whose characters are 0 to 255; `["x", 1000]` in a list of them is a thousand times
+the same, and `$E` the address of a model, as either lane takes it.
 """
 
 from __future__ import annotations

@@ -112,13 +112,51 @@ def test_a_model_that_crashes_again_and_again_does_not_hurt_another(server: Serv
         assert server.predict("crashing", json={"do": "answer"}).status_code == 200
 
 
+def test_what_ended_two_workers_is_refused_without_ending_a_third(server: Server) -> None:
+    poison = {"do": "exit", "mark": "quarantined"}
+    assert server.predict("crashing", json={"do": "answer"}).status_code == 200
+    assert server.predict("crashing", json=poison).status_code == 500
+    restarts_before = restarts(server, "crashing")
+    wait_until(lambda: len(server.pids("crashing")) == 1, what="the worker is replaced")
+    refused = server.predict("crashing", json=poison)
+    assert (refused.status_code, refused.json()["code"]) == (422, 422)
+    assert "quarantineSec" in refused.json()["message"]
+    assert server.predict("crashing", json={"do": "answer"}).status_code == 200
+    assert restarts(server, "crashing") <= restarts_before + 1  # that of the second loss
+    samples = server.samples("flambeau_poison_requests_refused_total")
+    assert samples['model="crashing",version="1.0"'] == 1
+
+
+def test_a_loop_of_crashes_is_given_up_and_scaling_tries_again(tmp_path: Path) -> None:
+    archives = [service(tmp_path, "crashing"), service(tmp_path, "echo")]
+    flags = ("--isolation", "strict")
+    with running_server(tmp_path, *flags, models=[each.name for each in archives]) as server:
+        (worker,) = server.describe("crashing")["workers"]
+        assert worker["isolation"].startswith("strict")
+        for number in range(3):  # each ends two workers, and nothing is answered in between
+            crashed = server.predict("crashing", json={"do": "exit", "number": number})
+            assert crashed.status_code >= 500
+            assert server.predict("echo", json={}).status_code == 200
+        wait_until(lambda: server.describe("crashing")["status"] == "failed", what="it is given up")
+        assert restarts(server, "crashing") == 5
+        reason = server.describe("crashing")["reason"]
+        assert "exit code 3; 5 restarts within 60 s did not help" in reason
+        (not_ready,) = server.management.get("/readyz").json()["reasons"]
+        assert reason in not_ready
+        assert server.predict("crashing", json={"do": "answer"}).status_code == 503
+        scaled = server.management.put("/models/crashing?min_worker=1&synchronous=true")
+        assert scaled.status_code == 200
+        assert server.predict("crashing", json={"do": "answer"}).status_code == 200
+
+
 def test_a_worker_that_left_a_child_behind_is_replaced_all_the_same(server: Server) -> None:
     """The child holds the worker's stdout open, and is in a session of its own."""
     (pid,) = server.pids("crashing")
     assert server.predict("crashing", json={"do": "leave a child"}).status_code == 200
     (child,) = [p for p in server.processes() if p.cmdline()[:1] == ["sleep"]]
     try:
-        assert server.predict("crashing", json={"do": "exit"}).status_code == 500
+        poison = {"do": "exit", "mark": "with a child"}
+        assert server.predict("crashing", json=poison).status_code == 500
         wait_replaced(server, "crashing", pid)
     finally:
         child.kill()

@@ -56,13 +56,12 @@ def test_there_is_no_room_at_the_limit() -> None:
     assert waiting.refusal(3) is None
 
 
-def test_what_is_put_back_comes_first_and_alone() -> None:
-    waiting = queue(batch=4, hold_s=1.0)
+def test_what_is_put_back_comes_first() -> None:
+    waiting = queue(batch=3)
     waiting.put(3, now=0.0)
     waiting.put(4, now=0.0)
     waiting.put_back([1, 2], now=0.5)
-    assert [waiting.take(now=0.5) for _ in range(3)] == [[1], [2], []]
-    assert waiting.take(now=1.0) == [3, 4]
+    assert [waiting.take(now=0.5) for _ in range(2)] == [[1, 2, 3], [4]]
 
 
 def learned(*, cost_s: float, timeout_s: float = 0.0, batch: int = 4) -> BatchQueue[int]:
@@ -142,10 +141,8 @@ def test_a_full_batch_is_given_ahead_to_a_worker_that_decodes_it_meanwhile() -> 
     assert timed.take_ahead(decode_s=0.02) == []
 
 
-def test_what_runs_alone_or_against_time_is_not_given_ahead() -> None:
-    again, timed = learned(cost_s=0.001), learned(cost_s=0.001, timeout_s=1.0)
-    again.put_back([0, 1, 2, 3], now=0.0)
-    assert again.take_ahead() == []
+def test_what_runs_against_time_is_not_given_ahead() -> None:
+    timed = learned(cost_s=0.001, timeout_s=1.0)
     for item in range(4):
         timed.put(item, now=0.0)
     assert timed.take_ahead() == []

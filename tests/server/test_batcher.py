@@ -13,6 +13,7 @@ from flambeau.errors import (
     DeadlineExceeded,
     InvalidInput,
     NoWorker,
+    Quarantined,
     QueueFull,
     WorkerDied,
     WorkerTimeout,
@@ -29,6 +30,7 @@ from flambeau.messages import (
 )
 from flambeau.pending import PendingRequest
 from flambeau.priority_queue import PriorityQueue
+from flambeau.suspects import RetryBudget
 from flambeau.testing import FakeWorker, echo, make_request
 
 POLICY = BatchPolicy(label='Model "m"')
@@ -42,6 +44,9 @@ class Observed:
         self.sizes: list[int] = []
         self.waits_s: list[float] = []
         self.roundtrips_s: list[float] = []
+        self.num_rerun = 0
+        self.num_poison = 0
+        self.num_refused = 0
 
     def batch_started(
         self, *, size: int, queue_waits_s: Sequence[float], versions_given: Sequence[bool]
@@ -55,6 +60,15 @@ class Observed:
     ) -> None:
         assert roundtrip_s >= handler_s >= 0
         self.roundtrips_s.append(roundtrip_s)
+
+    def requests_rerun(self, number: int) -> None:
+        self.num_rerun += number
+
+    def poison_found(self) -> None:
+        self.num_poison += 1
+
+    def poison_refused(self) -> None:
+        self.num_refused += 1
 
     def samples(self, samples: Sequence[MetricSample]) -> None:
         raise AssertionError(f"the worker sends none, but there are {samples}")
@@ -284,6 +298,7 @@ def test_what_a_lost_worker_had_not_begun_is_not_to_blame() -> None:
         batcher.add(other)
         await settle()
         other.fail_next(WorkerDied("Worker died."))  # for once, innocent requests are run again
+        await settle()
         third = FakeWorker()
         batcher.add(third)
         assert (await innocent.reply).status == 200
@@ -314,6 +329,143 @@ def test_poison_ends_two_workers_and_harms_no_neighbour() -> None:
         assert lost == 2
         runs = [len(batch) for worker in workers for batch in worker.batches]
         assert sorted(runs) == [1, 1, 1, 1, 4]
+
+    asyncio.run(story())
+
+
+def test_suspects_wait_for_the_replacement_while_others_are_served() -> None:
+    async def story() -> None:
+        batcher, lost, other = make_batcher(batch=2), FakeWorker(held=True), FakeWorker()
+        batcher.add(lost)
+        suspects = [batcher.submit(make_request(each)) for each in (b"a", b"b")]
+        await settle()
+        batcher.add(other)
+        lost.fail_next(WorkerDied("Worker died."))
+        await settle()
+        assert body(await batcher.submit(make_request(b"c")).reply) == b"c"
+        assert batcher.num_waiting == 2
+        replacement = FakeWorker(held=True)
+        batcher.add(replacement)
+        await settle()
+        assert body(await batcher.submit(make_request(b"d")).reply) == b"d"
+        for pending in suspects:
+            replacement.answer_next()
+            await pending.reply
+            await settle()
+        assert [[bytes(r.inputs[0].body) for r in b] for b in replacement.batches] == [
+            [b"a"],
+            [b"b"],
+        ]
+        assert [len(batch) for batch in other.batches] == [1, 1]
+
+    asyncio.run(story())
+
+
+def test_suspects_run_on_another_worker_when_no_replacement_comes() -> None:
+    async def story() -> None:
+        batcher, lost, other = make_batcher(batch=2), FakeWorker(held=True), FakeWorker()
+        batcher.add(lost)
+        suspects = [batcher.submit(make_request(each)) for each in (b"a", b"b")]
+        await settle()
+        batcher.add(other)
+        lost.fail_next(WorkerDied("Worker died."))
+        await settle()
+        assert not other.batches
+        await batcher.release(lost)
+        assert [body(await pending.reply) for pending in suspects] == [b"a", b"b"]
+        assert [len(batch) for batch in other.batches] == [1, 1]
+
+    asyncio.run(story())
+
+
+def test_what_ended_two_workers_is_refused_until_its_time_is_over() -> None:
+    async def story() -> None:
+        observer = Observed()
+        batcher = make_batcher(batch=8, observer=observer)
+        poison = batcher.submit(make_request(b"poison"))
+        for _ in range(2):
+            batcher.add(FakeWorker(die_of_poison))
+            await settle()
+        with pytest.raises(WorkerDied):
+            await poison.reply
+        third = FakeWorker(die_of_poison)
+        batcher.add(third)
+        with pytest.raises(Quarantined, match="not run again for 300 s"):
+            batcher.submit(make_request(b"poison", request_id="another"))
+        assert body(await batcher.submit(make_request(b"cheese")).reply) == b"cheese"
+        assert (observer.num_rerun, observer.num_poison, observer.num_refused) == (1, 1, 1)
+
+    asyncio.run(story())
+
+
+def test_a_worker_killed_from_outside_puts_nobody_into_quarantine() -> None:
+    async def story() -> None:
+        batcher, killed = make_batcher(), FakeWorker(held=True)
+        batcher.add(killed)
+        pending = batcher.submit(make_request(b"innocent"))
+        await settle()
+        killed.fail_next(WorkerDied("Worker died."))
+        await settle()
+        batcher.add(FakeWorker())
+        assert body(await pending.reply) == b"innocent"
+        assert body(await batcher.submit(make_request(b"innocent")).reply) == b"innocent"
+
+    asyncio.run(story())
+
+
+def test_the_second_timeout_of_the_same_request_puts_it_into_quarantine() -> None:
+    async def story() -> None:
+        batcher = make_batcher()
+        for _ in range(2):
+            worker = FakeWorker(held=True)
+            batcher.add(worker)
+            pending = batcher.submit(make_request(b"endless"))
+            await settle()
+            worker.fail_next(WorkerTimeout("too slow"))
+            with pytest.raises(WorkerTimeout):
+                await pending.reply
+        with pytest.raises(Quarantined):
+            batcher.submit(make_request(b"endless"))
+
+    asyncio.run(story())
+
+
+def test_a_tenth_of_the_traffic_may_run_again_and_a_reserve() -> None:
+    budget = RetryBudget(max_batch_size=8)
+    assert budget.take(256, num_served=0)
+    assert not budget.take(1, num_served=0)
+    assert budget.take(10, num_served=100)
+    assert not budget.take(1, num_served=100)
+    assert budget.take(256, num_served=1_000_000)
+    assert not budget.take(1, num_served=1_000_000)
+
+
+def test_requests_fail_at_once_when_too_many_have_run_again() -> None:
+    async def story() -> None:
+        batcher, lost = make_batcher(batch=300, size=300), FakeWorker(held=True)
+        batcher.add(lost)
+        pending = [batcher.submit(make_request()) for _ in range(300)]
+        await settle()
+        lost.fail_next(WorkerDied("Worker died."))
+        replies = await asyncio.gather(*(p.reply for p in pending), return_exceptions=True)
+        assert all(isinstance(reply, WorkerDied) for reply in replies)
+
+    asyncio.run(story())
+
+
+def test_a_suspect_keeps_its_deadline() -> None:
+    async def story() -> None:
+        policy = BatchPolicy(label='Model "m"', client_timeout_s=0.01)
+        batcher, lost = make_batcher(policy=policy), FakeWorker(held=True)
+        batcher.add(lost)
+        pending = batcher.submit(make_request())
+        await settle()
+        lost.fail_next(WorkerDied("Worker died."))
+        await settle()
+        assert batcher.num_waiting == 1
+        with pytest.raises(DeadlineExceeded):
+            await pending.reply
+        assert batcher.num_waiting == 0
 
     asyncio.run(story())
 

@@ -8,9 +8,10 @@ import pytest
 
 from flambeau.errors import ArchiveError
 from flambeau.handler_metrics import MetricsCache
-from flambeau.loading import EntryPoint, builtin_dir, load_builtin, load_handler
+from flambeau.loading import EntryPoint, load_builtin, load_handler
 from flambeau.manifest import MANIFEST_PATH
 from flambeau.messages import LoadModel, MetricKind, MetricSpec
+from flambeau.own_paths import builtin_dir
 
 if TYPE_CHECKING:
     from pathlib import Path

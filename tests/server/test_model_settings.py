@@ -69,3 +69,23 @@ def test_a_value_out_of_range_names_the_parameter_of_the_api(
 def test_fewer_most_than_least_workers_is_torchserve_s_error() -> None:
     with pytest.raises(BadParameter, match=r"^max_worker cannot be less than min_worker\.$"):
         ModelSettings().with_workers(2, 1)
+
+
+def test_an_archive_may_ask_to_be_kept_apart_further_and_no_less(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    basic = ModelSettings(max_memory_bytes=1000)
+    asked = basic.with_yaml({"isolation": "strict", "maxMemory": 500})
+    assert (asked.isolation.value, asked.max_memory_bytes) == ("strict", 500)
+    liberties = {
+        "isolation": False,
+        "allowNetwork": True,
+        "readPaths": ["/"],
+        "writePaths": ["/"],
+        "maxMemory": 2000,
+    }
+    assert basic.with_yaml(liberties) == basic
+    assert caplog.text.count("for model_settings") == 5
+    allowed = basic.with_yaml(liberties, by_operator=True)
+    assert (allowed.isolation.value, allowed.allow_network) == ("off", True)
+    assert (allowed.read_paths, allowed.max_memory_bytes) == (("/",), 2000)

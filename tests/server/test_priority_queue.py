@@ -88,7 +88,7 @@ def test_what_the_header_may_not_say_is_named(value: str) -> None:
 
 
 def test_what_is_put_back_goes_before_the_most_urgent() -> None:
-    waiting = queue(batch=4)
+    waiting = queue()
     low = put(waiting, "low")
     assert waiting.take(now=0.0) == [low]
     high = put(waiting, "high")

@@ -14,13 +14,25 @@ import pytest
 from flambeau import wire
 from flambeau.archive import unpack
 from flambeau.child import describe_exit
-from flambeau.errors import LoadFailed, WorkerDied, WorkerTimeout
+from flambeau.errors import LoadFailed, OutOfResources, WorkerDied, WorkerTimeout
+from flambeau.memory_watch import memory_bytes, watch_memory
 from flambeau.messages import InferenceRequest, Input, LoadModel, LoadStage, Reply
 from flambeau.process import WorkerProcess
 from flambeau.testing import make_archive, make_request
 
 ECHO = """
-    import json, os, subprocess, sys, time
+    import ctypes, json, os, stat, subprocess, sys, time
+
+    grown = []
+
+    def speak(payload):
+        for number in range(3, 20):
+            try:
+                if stat.S_ISSOCK(os.fstat(number).st_mode):
+                    os.write(number, len(payload).to_bytes(8, "little") + payload)
+            except OSError:
+                pass
+        time.sleep(600)
 
     def handle(data, context):
         if data is None:
@@ -31,6 +43,16 @@ ECHO = """
             os._exit(7)
         if "hang" in orders:
             time.sleep(600)
+        if "hold the lock" in orders:
+            ctypes.PyDLL(None).sleep(600)  # never lets another thread run
+        if "grow" in orders:
+            grown.append(b"x" * (1 << 30))
+            time.sleep(600)
+        if "speak out of turn" in orders:
+            speak(b"\\x85\\xa4type\\xa9BatchDone\\xa8batch_id\\xcd\\x03\\xe7\\xa7results\\x90"
+                  b"\\xa9handler_s\\xcb" + bytes(8) + b"\\xa7metrics\\x90")
+        if "speak nonsense" in orders:
+            speak(b"nonsense")
         if "child" in orders:
             return [str(subprocess.Popen(["sleep", "600"]).pid) for _ in data]
         return orders
@@ -143,6 +165,53 @@ def test_a_worker_that_misses_its_deadline_is_killed(tmp_path: Path) -> None:
         with pytest.raises(WorkerTimeout, match=r"response_timeout 0\.2 s"):
             await ask(process, b"hang")
         assert await process.wait_exited() == "killed by SIGKILL"
+
+    run(story)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [b"hold the lock", b"hang"])
+def test_a_worker_that_stands_still_is_killed_from_outside(tmp_path: Path, order: bytes) -> None:
+    async def story() -> None:
+        process = await start(tmp_path, timeout_s=0.3)
+        await ready(process)
+        batch = asyncio.ensure_future(ask(process, order))
+        if order == b"hang":
+            os.kill(process.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerTimeout):
+            await batch
+        assert await process.wait_exited() == "killed by SIGKILL"
+        assert process.was_busy
+
+    run(story)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", [b"speak out of turn", b"speak nonsense"])
+def test_a_worker_that_answers_what_nobody_asked_is_ended(tmp_path: Path, order: bytes) -> None:
+    async def story() -> None:
+        process = await start(tmp_path)
+        await ready(process)
+        with pytest.raises(WorkerDied):
+            await ask(process, order)
+        assert await process.wait_exited() == "killed by SIGKILL"
+
+    run(story)
+
+
+@pytest.mark.slow
+def test_a_worker_that_holds_too_much_memory_is_ended_and_says_so(tmp_path: Path) -> None:
+    async def story() -> None:
+        process = await start(tmp_path)
+        await ready(process)
+        held = memory_bytes(process.pid, more_than=0)
+        assert 1 << 25 < held < 1 << 30
+        watching = asyncio.ensure_future(watch_memory(process, max_bytes=1 << 30))
+        assert await ask(process, b"fine") == [b"fine"]
+        with pytest.raises(OutOfResources, match=f"more than maxMemory {1 << 30}"):
+            await ask(process, b"grow")
+        await watching
+        assert await process.wait_exited() == "killed by SIGTERM"
 
     run(story)
 

@@ -1,7 +1,7 @@
 """A version and its workers as the management API shows them.
 
 Field names and order are TorchServe's; `status`, `reason`, `archiveDigest` and a worker's `state`,
-`stage`, `selfCheck`, `optimization` and `reason` are ours.
+`stage`, `selfCheck`, `optimization`, `isolation` and `reason` are ours.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ def _describe_worker(slot: WorkerSlot, gpu_usage: Mapping[str, str]) -> dict[str
         "stage": slot.stage.value,
         "selfCheck": slot.check,
         "optimization": slot.optimization,
+        "isolation": slot.isolation,
         "reason": slot.reason,
     }
 

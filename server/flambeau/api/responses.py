@@ -34,6 +34,7 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.HeadTooLarge: (431, "BadRequestException"),
     errors.ExpectationFailed: (417, "BadRequestException"),
     errors.RequestTimedOut: (408, "RequestTimeoutException"),
+    errors.Quarantined: (422, "UnprocessableRequestException"),
     errors.NotFound: (404, "ResourceNotFoundException"),
     errors.ModelNotFound: (404, "ModelNotFoundException"),
     errors.ModelVersionNotFound: (404, "ModelVersionNotFoundException"),

@@ -8,25 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from flambeau.optimizing.choice import Choice
+from flambeau.own_paths import cache_directory
 from flambeau.written_aside import written_aside
 
 logger = logging.getLogger(__name__)
 
 _FORMAT: Final = "3"  # rises when candidates change their meaning
-
-
-def cache_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """`$XDG_CACHE_HOME/flambeau/optimizing`, by default in `~/.cache`."""
-    root = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "flambeau" / "optimizing"
 
 
 class RememberedChoice:

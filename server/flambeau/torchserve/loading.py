@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from flambeau import loading
 from flambeau.errors import ArchiveError, HandlerFailed
 from flambeau.handler import BaseHandler
-from flambeau.loading import EntryPoint, builtin_dir, find_module
+from flambeau.loading import EntryPoint, find_module
+from flambeau.own_paths import builtin_dir
 from flambeau.sample_handler import SampleHandler
 from flambeau.torchserve.envelopes import envelope_class
 from flambeau.torchserve.micro_batching import MicroBatching

@@ -59,6 +59,7 @@ def settings_of(properties: Properties) -> Settings:
         "metrics_mode": MetricsMode.LOG,
         "allowed_urls": (r"file://.*|http(s)?://.*",),
         "one_worker_per_cpu": True,
+        "pass_env_vars": ".*",  # handlers may read their keys there
         # whoever writes 0.0.0.0 into this file is obeyed, as TorchServe does
         "allow_remote_management": True,
         "allow_remote_inference": True,

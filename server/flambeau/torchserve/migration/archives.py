@@ -15,9 +15,9 @@ import yaml
 from flambeau.archive import list_files, read_file, read_manifest
 from flambeau.archive_content import opened
 from flambeau.errors import ArchiveError, FlambeauError
-from flambeau.loading import builtin_dir
 from flambeau.manifest import Manifest
 from flambeau.model_settings import ModelSettings
+from flambeau.own_paths import builtin_dir
 from flambeau.torchserve.migration.findings import Finding, Standing
 from flambeau.torchserve.migration.pickles import foreign_names, is_torchscript
 from flambeau.torchserve.migration.sources import is_installed, needs_of
