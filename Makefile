@@ -12,6 +12,7 @@ unexport PYTHONPATH PYTHONHOME
 PYTHON ?= python3
 TORCH_VARIANT ?= cpu
 ARGS ?=
+MINUTES ?= 30
 # tests wait for processes more than they compute, so a few more than there are cores
 JOBS ?= 3
 
@@ -22,7 +23,7 @@ CONFIG := training/configs/digits_lenet.toml
 CHECKPOINT := runs/digits_lenet/checkpoints/best.pt
 ARCHIVE := model_store/digits-1.0.mar
 
-.PHONY: help install demo test check conformance serve train bench bench-peers fmt lint type test-gpu cov docs image protos pins clean
+.PHONY: help install demo test check conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov docs image protos pins clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +89,12 @@ bench: install ## Measure training, serving and hot swaps; writes docs/benchmark
 bench-peers: install ## Measure Flambeau beside other servers; ARGS='--quick' or '--resume'
 	@command -v wrk >/dev/null || { [[ $$EUID -eq 0 ]] && apt-get install --yes wrk; } || true
 	$(PY) -m benchmarks.peers.run $(ARGS)
+
+faults: install ## Hurt a server in every way we know; writes docs/reliability.md
+	$(PY) -m tests.faults.run $(ARGS)
+
+soak: install ## Mix these faults for MINUTES=30 and look for what leaks
+	$(PY) -m tests.faults.run --soak $(MINUTES) $(ARGS)
 
 image: ## Build the container image; TORCH_VARIANT=cpu or cu130
 	docker build --build-arg TORCH_VARIANT=$(TORCH_VARIANT) --tag flambeau:$(TORCH_VARIANT) .

@@ -16,12 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from flambeau.errors import InvalidInput, UnsupportedContentType
 from flambeau.parity import named_outputs
 from flambeau.sample_handler import Sample, SampleHandler
-from flambeau.tensors import (
-    batch_from_bytes,
-    batch_from_json,
-    tensor_from_bytes,
-    tensor_from_json,
-)
+from flambeau.tensors import batch_from_bytes, tensor_from_bytes, tensor_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +26,7 @@ if TYPE_CHECKING:
     from flambeau.codec import Row
     from flambeau.signature import TensorSpec
 
-_RAW_TYPES: Final[set[str | None]] = {None, "application/octet-stream"}
-# content types with which a request's only field needs no look of its own
-_TYPES_BY_KIND: Final[dict[type, set[str | None]]] = {
-    bytearray: _RAW_TYPES,
-    list: {"application/json"},
-}
+_RAW_TYPES: Final = {None, "application/octet-stream"}
 
 
 class TensorHandler(SampleHandler):
@@ -70,35 +60,34 @@ class TensorHandler(SampleHandler):
         )
 
     def stacked(self, data: Sequence[Row]) -> tuple[torch.Tensor, ...] | None:
-        """Raw bodies of equal lengths, or JSON lists, for a model with one input."""
+        """Raw bodies of equal lengths, for a model with one input."""
         specs = () if self.signature is None else self.signature.inputs
         if len(specs) != 1 or self._decodes_otherwise():
             return None
         (spec,) = specs
-        values = [self._only_numbers(row, idx, spec.name) for idx, row in enumerate(data)]
-        kinds = set(map(type, values))
-        if kinds == {list}:
-            batch = batch_from_json(values, spec)
-            return None if batch is None else (batch,)
-        if kinds != {bytearray} or len(set(map(len, values))) != 1:
-            return None
+        bodies: list[bytearray] = []
+        for idx, row in enumerate(data):
+            body = self._raw_body(row, idx, spec.name)
+            if body is None or len(body) != len(bodies[0] if bodies else body):
+                return None
+            bodies.append(body)
         try:
-            return (batch_from_bytes(values, spec),)
+            return (batch_from_bytes(bodies, spec),)
         except InvalidInput:
             return None  # `decode` tells each
 
-    def _only_numbers(self, row: Row, idx: int, input_name: str) -> Any:  # noqa: ANN401  # as rows hold it
-        """The request's only field, if it is raw numbers or a JSON list; else None."""
+    def _raw_body(self, row: Row, idx: int, input_name: str) -> bytearray | None:
+        """The request's only field, if it is raw numbers."""
         assert self.context is not None
-        if len(row) != 1:
-            return None
-        ((name, value),) = row.items()
-        if name not in {"body", "data", input_name}:
-            return None
-        types = _TYPES_BY_KIND.get(type(value))
-        if types is None or self.context.get_input_content_type(idx, name) not in types:
-            return None
-        return value
+        for name, value in row.items():
+            if (
+                len(row) == 1
+                and isinstance(value, bytearray)
+                and name in {"body", "data", input_name}
+                and self.context.get_input_content_type(idx, name) in _RAW_TYPES
+            ):
+                return value
+        return None
 
     def _decodes_otherwise(self) -> bool:
         """Whether a subclass decides what becomes of a row."""

@@ -16,28 +16,48 @@ import stat
 import tempfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import TypeAlias
 
 from flambeau.archive_content import Item, opened
 from flambeau.errors import ArchiveError
+from flambeau.file_digests import (
+    FILES_PATH,
+    SIGNATURES_PATH,
+    FileDigest,
+    list_of_files,
+    read_list,
+)
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.unpack_limits import UnpackLimits, check_names
+from flambeau.unpacked_tree import check_container, check_written, is_linked, unless, write_tree
 from flambeau.written_aside import written_aside
+
+Approve: TypeAlias = Callable[[bytes | None, bytes | None], bool]
+"""Told an archive's list of files and its signatures, before anything is unpacked.
+
+Returns whether a signature counts, so that every byte of the archive must be as signed; raises
+ArchiveError to refuse the archive.
+"""
 
 _COPY_BYTES = 1 << 20
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date a zip file can tell
 _TEXT_SUFFIXES = frozenset({".csv", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"})
 _MAX_DEFLATED_BYTES = 1 << 20
 _MAX_METADATA_BYTES = 64 << 20
-_LINKED_BYTES = 64 << 20
 _READING = UnpackLimits(max_total_bytes=1 << 62)  # what is not unpacked takes no room
 
 
 def write_archive(
-    path: Path, *, manifest: Manifest, files: Mapping[str, Path | bytes], overwrite: bool = False
+    path: Path,
+    *,
+    manifest: Manifest,
+    files: Mapping[str, Path | bytes],
+    overwrite: bool = False,
+    digests: bool = False,
 ) -> str:
     """Write a zip archive; equal content gives equal bytes.
 
@@ -49,6 +69,7 @@ def write_archive(
         manifest: Written as `MAR-INF/MANIFEST.json`.
         files: Content by name in the archive, `/` between parts.
         overwrite: Replace an existing file.
+        digests: List every file's SHA-256 in `MAR-INF/files.json`, against which it is unpacked.
 
     Returns:
         The file's sha256, in hexadecimal.
@@ -63,6 +84,8 @@ def write_archive(
     _check_complete(manifest, files)
     content = {MANIFEST_PATH: manifest.to_json().encode(), **dict(sorted(files.items()))}
     try:
+        if digests:
+            content[FILES_PATH] = list_of_sources(content)
         with written_aside(path) as file:
             with zipfile.ZipFile(file, "w") as zipped:
                 for name, source in content.items():
@@ -71,6 +94,20 @@ def write_archive(
             return _sha256(iter(partial(file.read, _COPY_BYTES), b""))
     except OSError as error:
         raise ArchiveError(f"{path} cannot be written: {error}") from error
+
+
+def list_of_sources(files: Mapping[str, Path | bytes]) -> bytes:
+    """`MAR-INF/files.json` of files that are not in an archive yet.
+
+    Raises:
+        OSError: One of them cannot be read.
+    """
+    listed: dict[str, FileDigest] = {}
+    for name, source in files.items():
+        with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+            sha256 = _sha256(iter(partial(file.read, _COPY_BYTES), b""))
+        listed[name] = FileDigest(_size(source), sha256)
+    return list_of_files(listed)
 
 
 def write_zip_entry(
@@ -127,6 +164,7 @@ def unpack(
     *,
     limits: UnpackLimits | None = None,
     stopping: threading.Event | None = None,
+    approve: Approve | None = None,
 ) -> Manifest:
     """Unpack an archive file, or copy an archive directory, all or nothing.
 
@@ -138,21 +176,31 @@ def unpack(
     served. Its files of 64 MiB and more are linked instead: weights may fill the disk once, not
     twice, so whoever replaces them writes a new file.
 
+    An archive that lists its files' digests (`MAR-INF/files.json`) is held against the list while
+    it is written, so what was checked is what is used; all of its files are copied then.
+
     Args:
         path: The archive.
         into: Where the content goes; must not exist, or be an empty directory.
         limits: The most it may take; None means `UnpackLimits()`.
         stopping: Gives up when it is set.
+        approve: Asked before anything is unpacked; None takes whatever there is.
 
     Returns:
         The archive's manifest; without one, TorchServe's defaults.
 
     Raises:
-        ArchiveError: Not an archive, or unsafe to unpack; nothing is left behind.
+        ArchiveError: Not an archive, unsafe to unpack, other than it says, or not approved; nothing
+            is left behind.
     """
     with opened(path, limits or UnpackLimits()) as content:
         manifest = _manifest(content)
-        needed_bytes = sum(item.size_bytes for item in content if not _is_linked(item))
+        file_list = _read(content, FILES_PATH)
+        listed = None if file_list is None else read_list(file_list)
+        signatures = _read(content, SIGNATURES_PATH)
+        is_signed = approve is not None and approve(file_list, signatures)
+        linking = listed is None  # what is checked must not be anybody else's to change
+        needed_bytes = sum(i.size_bytes for i in content if not (linking and is_linked(i)))
         free_bytes = shutil.disk_usage(into.parent).free
         if needed_bytes > free_bytes:
             raise ArchiveError(
@@ -161,7 +209,11 @@ def unpack(
             )
         staging = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=into.parent))
         try:
-            _write_tree(content, staging, stopping)
+            written = write_tree(content, staging, stopping, linking=linking)
+            if listed is not None:
+                check_written(listed, {FILES_PATH: file_list, SIGNATURES_PATH: signatures}, written)
+            if is_signed and not path.is_dir():
+                check_container(path, staging, written, stopping)
             staging.rename(into)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -180,23 +232,16 @@ def digest(path: Path, *, stopping: threading.Event | None = None) -> str:
         try:
             with path.open("rb") as file:
                 pieces = iter(partial(file.read, _COPY_BYTES), b"")
-                return _sha256(_unless(stopping, pieces))
+                return _sha256(unless(stopping, pieces))
         except OSError as error:
             raise ArchiveError(f"{path} cannot be read: {error.strerror}") from error
     with opened(path, _READING) as content:
         lines = [
-            f"{item.name} {_sha256(_unless(stopping, item.pieces()))}\n"
+            f"{item.name} {_sha256(unless(stopping, item.pieces()))}\n"
             for item in content
             if not item.is_dir
         ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def _unless(stopping: threading.Event | None, pieces: Iterator[bytes]) -> Iterator[bytes]:
-    for piece in pieces:
-        if stopping is not None and stopping.is_set():
-            raise ArchiveError("the server is stopping")
-        yield piece
 
 
 def _manifest(content: list[Item]) -> Manifest:
@@ -214,27 +259,6 @@ def _read(content: list[Item], name: str) -> bytes | None:
             "build the archive again"
         )
     return b"".join(item.pieces())
-
-
-def _is_linked(item: Item) -> bool:
-    return item.source is not None and item.size_bytes >= _LINKED_BYTES
-
-
-def _write_tree(content: list[Item], root: Path, stopping: threading.Event | None) -> None:
-    root.chmod(0o755)
-    for item in content:
-        path = root / item.name
-        directory = path if item.is_dir else path.parent
-        directory.mkdir(parents=True, exist_ok=True)
-        if item.source is not None and _is_linked(item):
-            path.symlink_to(item.source.resolve())
-        elif not item.is_dir:
-            with path.open("xb") as file:
-                file.writelines(_unless(stopping, item.pieces()))
-            path.chmod(0o644)
-    for path in root.rglob("*"):
-        if path.is_dir():
-            path.chmod(0o755)  # mkdir's own mode argument is cut by the umask
 
 
 def _is_text(name: str, source: Path | bytes) -> bool:

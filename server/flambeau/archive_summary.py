@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flambeau.archive import digest, list_files, read_file, read_manifest
 from flambeau.errors import ArchiveError
+from flambeau.file_digests import SIGNATURES_PATH
 from flambeau.manifest import MANIFEST_PATH
 from flambeau.signature import (
     LINEAGE_PATH,
@@ -16,6 +17,7 @@ from flambeau.signature import (
     Signature,
     TensorSpec,
 )
+from flambeau.signing import read_signatures
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -41,6 +43,10 @@ def describe_archive(path: Path) -> str:
         text = read_file(path, name)
         if text is not None:
             lines += ["", title, *_indented(_object(text, name))]
+    signatures = read_file(path, SIGNATURES_PATH)
+    if signatures is not None:
+        signers = read_signatures(signatures)
+        lines += ["", "signed by (verify tells whether that is so)", *(f"  {k}" for k in signers)]
     lines += ["", "files", *(f"  {size:>13,}  {_printable(name)}" for name, size in files.items())]
     lines += [f"  {sum(files.values()):>13,}  bytes in all"]
     return "\n".join(lines)

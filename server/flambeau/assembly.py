@@ -6,6 +6,7 @@ import itertools
 
 from prometheus_client import disable_created_metrics
 
+from flambeau.allowed_hosts import AllowedHosts
 from flambeau.api.auth import Guard
 from flambeau.api.operations import Operations
 from flambeau.config import ServeConfig
@@ -19,6 +20,7 @@ from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Host
 from flambeau.packages import PackageLoader
 from flambeau.registry import Registry
+from flambeau.requirements import PipOptions
 from flambeau.services import ServerParts
 from flambeau.store import ModelStore
 from flambeau.templates import Templates
@@ -44,9 +46,19 @@ def make_parts(
         store,
         defaults=_default_settings(config),
         model_settings=config.model_settings,
-        downloads=Downloads(config.model_store, allowed_urls=config.allowed_urls),
+        downloads=Downloads(
+            config.model_store,
+            allowed_urls=config.allowed_urls,
+            allowed_hosts=AllowedHosts(config.allowed_hosts, private=config.private_hosts),
+            require_sha256=config.require_sha256,
+        ),
         default_handler=config.default_service_handler or None,
         install_py_dep_per_model=config.install_py_dep_per_model,
+        pip=PipOptions(
+            require_hashes=config.requirements_require_hashes,
+            find_links=config.requirements_find_links,
+            timeout_s=config.requirements_timeout_s,
+        ),
     )
     registry = Registry(
         host=_host(config, templates, metrics, num_gpus=num_gpus),

@@ -209,7 +209,13 @@ def _open_child(pid: int) -> int:
 
 async def _reader(pipe: IO[bytes]) -> asyncio.StreamReader:
     reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), pipe
-    )
+    await asyncio.get_running_loop().connect_read_pipe(lambda: _ClosedAtItsEnd(reader), pipe)
     return reader
+
+
+class _ClosedAtItsEnd(asyncio.StreamReaderProtocol):
+    """Closes the pipe once all is read; uvloop would leave that to the garbage collector."""
+
+    def eof_received(self) -> bool:
+        super().eof_received()
+        return False

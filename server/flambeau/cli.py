@@ -121,17 +121,9 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 def _add_archive(parser: argparse.ArgumentParser) -> None:
     """The flags of `torch-model-archiver`; found by name, as the core does not import it."""
     importlib.import_module("flambeau.torchserve.archiver").configure(parser)
-    commands = parser.add_subparsers(metavar="COMMAND")
-    show = commands.add_parser("show", help="print what an archive says about itself")
-    show.add_argument("archive", type=Path)
-    show.set_defaults(run=_show_archive)
+    from flambeau import archive_command  # noqa: PLC0415
 
-
-def _show_archive(args: argparse.Namespace) -> int:
-    from flambeau.archive_summary import describe_archive  # noqa: PLC0415
-
-    print(describe_archive(args.archive))
-    return 0
+    archive_command.configure(parser)
 
 
 # tune, optimize and migrate

@@ -45,6 +45,17 @@ class MetricsMode(str, Enum):
         return self.value
 
 
+class SignaturePolicy(str, Enum):
+    """What is done with archives that no trusted key has signed."""
+
+    OFF = "off"
+    WARN = "warn"
+    REQUIRE = "require"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 def _help(text: str) -> dict[str, str]:
     """Metadata of a field: the sentence that `--help` and the docs show."""
     return {"help": text}
@@ -291,8 +302,51 @@ class ServeConfig:
             "store only"
         ),
     )
+    allowed_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=_help(
+            "hosts that archives may be fetched from: HOST or HOST:PORT over HTTPS, "
+            "http://HOST:PORT without; no redirects, public addresses only"
+        ),
+    )
+    private_hosts: tuple[str, ...] = field(
+        default=(),
+        metadata=_help("those of allowed_hosts whose addresses may be of a private network"),
+    )
+    require_sha256: bool = field(
+        default=True,
+        metadata=_help("ask for the `sha256` of what is fetched from allowed_hosts"),
+    )
+    signatures: SignaturePolicy = field(
+        default=SignaturePolicy.OFF,
+        metadata=_help("archives that no trusted key has signed: off, warn or require"),
+    )
+    trusted_keys: tuple[str, ...] = field(
+        default=(),
+        metadata=_help("public keys that may sign archives: files in PEM, and directories of them"),
+    )
+    revoked_keys: tuple[str, ...] = field(
+        default=(), metadata=_help("ids of keys that are not trusted, wherever they are")
+    )
+    unpack_store: Path | None = field(
+        default=None,
+        metadata=_help(
+            "directory that keeps what archives unpack to, for the next start and for other "
+            "servers; none: it goes away with the server"
+        ),
+    )
     install_py_dep_per_model: bool = field(
         default=False, metadata=_help("install each archive's requirements for its workers")
+    )
+    requirements_require_hashes: bool = field(
+        default=False, metadata=_help("install requirements only with the hash of each package")
+    )
+    requirements_find_links: Path | None = field(
+        default=None,
+        metadata=_help("install requirements from the packages in this directory, and no index"),
+    )
+    requirements_timeout_s: float = field(
+        default=3600.0, metadata=_help("seconds that one archive's requirements may take")
     )
     default_service_handler: str = field(
         default="", metadata=_help("handler of archives that name none")
@@ -432,10 +486,9 @@ _MINIMA: Mapping[str, float] = {
     **dict.fromkeys(("unregister_timeout_s", "quarantine_s", "worker_max_open_files"), 0),
     **dict.fromkeys(("worker_max_processes", "worker_max_file_bytes", "max_connections"), 0),
     **dict.fromkeys(("default_response_timeout_s", "default_startup_timeout_s"), 0.001),
-    **dict.fromkeys(
-        ("keep_alive_s", "header_timeout_s", "body_timeout_s", "write_timeout_s"), 0.001
-    ),
-    **dict.fromkeys(("token_expiration_min", "metric_time_interval_s"), 0.001),
+    **dict.fromkeys(("keep_alive_s", "header_timeout_s", "body_timeout_s"), 0.001),
+    **dict.fromkeys(("write_timeout_s", "token_expiration_min", "metric_time_interval_s"), 0.001),
+    "requirements_timeout_s": 0.001,
     "num_gpus": -1,
 }
 
@@ -509,6 +562,13 @@ def _metrics_mode(text: str) -> MetricsMode:
         raise ValueError("give prometheus, log or legacy") from None
 
 
+def _signature_policy(value: object) -> SignaturePolicy:
+    try:
+        return SignaturePolicy(str(value).lower())
+    except ValueError:
+        raise ValueError("give off, warn or require") from None
+
+
 def _optimize_level(value: object) -> OptimizeLevel:
     try:
         return OptimizeLevel(str(value).lower())
@@ -561,6 +621,7 @@ _CONVERTERS: dict[str, Callable[[object], object]] = {
     "IsolationLevel": _isolation_level,
     "OptimizeLevel": _optimize_level,
     "MetricsMode": lambda value: _metrics_mode(str(value)),
+    "SignaturePolicy": _signature_policy,
     "Path": lambda value: Path(str(value)),
     "Path | None": lambda value: Path(str(value)) if str(value) else None,
     "bool": _bool,

@@ -20,7 +20,7 @@ from typing import Final
 
 from flambeau import landlock
 from flambeau.messages import Isolation, IsolationLevel, LoadModel
-from flambeau.own_paths import builtin_dir, cache_directory
+from flambeau.own_paths import builtin_dir, cache_directory, library_directory
 
 _PR_SET_NO_NEW_PRIVS: Final = 38  # <linux/prctl.h>
 _CAPABILITY_VERSION: Final = 0x20080522  # <linux/capability.h>, version 3
@@ -136,6 +136,8 @@ def _fence(load: LoadModel) -> landlock.Fence:
             *map(Path, _SYSTEM),
             *_python(),
             Path(load.model_dir),
+            *_linked_files(Path(load.model_dir)),
+            library_directory(),
             *map(Path, isolation.read_paths),
             *(map(Path, _NETWORK) if isolation.allow_network else ()),
         ],
@@ -143,6 +145,11 @@ def _fence(load: LoadModel) -> landlock.Fence:
         use=devices,
         tcp=isolation.allow_network,
     )
+
+
+def _linked_files(directory: Path) -> set[Path]:
+    """Files of an archive that are kept elsewhere, once for all versions that have them."""
+    return {path.resolve() for path in directory.rglob("*") if path.is_symlink()}
 
 
 def _python() -> set[Path]:

@@ -1,17 +1,18 @@
-"""Archives from addresses: `file://`, `http://` and `https://` that `allowed_urls` lists.
+"""Archives from addresses: those of `allowed_hosts`, and those that `allowed_urls` lists.
 
 Whoever registers a model chooses the address, so nothing is fetched that the server's owner has not
-allowed, redirects included, and never from where clouds keep their machines' credentials. The texts
-of refusals are TorchServe's; the reason is the error's cause.
+allowed. `allowed_hosts` is strict: HTTPS, no redirects, public addresses, and the archive's SHA-256
+must be known. `allowed_urls` is TorchServe's setting and takes `file://` and redirects, too, which
+must be allowed as well. Neither ever leads to where clouds keep their machines' credentials. The
+texts of refusals are TorchServe's; the reason is the error's cause.
 """
 
 from __future__ import annotations
 
-import ipaddress
+import hashlib
 import os
 import re
 import shutil
-import socket
 import stat
 import threading
 import time
@@ -21,30 +22,49 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.request import getproxies
 
 import httpx
 
+from flambeau.allowed_hosts import AllowedHosts, Origin
 from flambeau.errors import ArchiveExists, ConfigError, DownloadFailed
+from flambeau.pinned_transport import (
+    CheckAddress,
+    PinnedTransport,
+    Resolve,
+    addresses_in,
+    check_no_metadata,
+    check_public,
+    resolve,
+)
 from flambeau.s3_signing import Credentials, signed_headers
 from flambeau.store import check_url, not_allowed
 from flambeau.written_aside import written_aside
 
 _PIECE_BYTES = 1 << 20
+_SHA256_MISSING = (
+    "the registration must give its sha256, which `sha256sum` and `flambeau archive show` print; "
+    "require_sha256=false does without"
+)
 _MAX_NAME_BYTES = 240  # leaves room for what `written_aside` adds
 _MAX_REDIRECTS = 5
 _CONNECT_S, _SILENCE_S = 10.0, 30.0
 _PATIENCE_S = 4 * 3600.0  # for one archive, at whatever pace
-_METADATA = {  # where clouds answer beside the link-local addresses
-    ipaddress.ip_address("fd00:ec2::254"),  # Amazon
-    ipaddress.ip_address("100.100.100.200"),  # Alibaba
-}
+_TIMEOUT = httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)
 
 
 class Downloads:
     """Brings archives from allowed addresses into a store's directory."""
 
     def __init__(
-        self, directory: Path, *, allowed_urls: Sequence[str] = (), max_bytes: int = 256 << 30
+        self,
+        directory: Path,
+        *,
+        allowed_urls: Sequence[str] = (),
+        allowed_hosts: AllowedHosts | None = None,
+        require_sha256: bool = True,
+        max_bytes: int = 256 << 30,
+        resolve: Resolve = resolve,
     ) -> None:
         """Fetch into `directory`.
 
@@ -52,37 +72,54 @@ class Downloads:
             directory: Where archives go, each under its address's last part; made when needed.
             allowed_urls: Regular expressions of which one must match the whole address, in any
                 case. None of them: nothing is allowed.
+            allowed_hosts: Where archives may be, besides; None: nowhere.
+            require_sha256: Fetch from `allowed_hosts` only what is known by its SHA-256.
             max_bytes: The most one archive may have.
+            resolve: Finds the addresses of hosts.
 
         Raises:
             ConfigError: One of `allowed_urls` is no regular expression.
         """
         self._directory = directory
         self._allowed = [_compiled(pattern) for pattern in allowed_urls]
+        self._hosts = allowed_hosts or AllowedHosts()
+        self._require_sha256 = require_sha256
         self._max_bytes = max_bytes
+        self._resolve = resolve
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._names: set[str] = set()  # being fetched now
 
-    def fetch(self, url: str, *, s3_sse_kms: bool = False) -> Path:
+    def fetch(self, url: str, *, s3_sse_kms: bool = False, sha256: str | None = None) -> Path:
         """Copy the archive at `url` into the directory; it appears complete or not at all.
 
         Args:
             url: Where it is.
             s3_sse_kms: Sign the request as S3 asks for objects encrypted with a KMS key.
+            sha256: What the archive's must be, in hexadecimal; None takes any, where that is
+                allowed.
 
         Raises:
             ModelNotFound: The address, or one it redirects to, is not allowed.
             ArchiveExists: The directory has a file of this name.
-            DownloadFailed: The address is malformed, or cannot be read in whole.
+            DownloadFailed: The address is malformed, or cannot be read in whole, or the archive is
+                another one.
         """
-        self._check_allowed(url)
+        check_url(url)
+        origin = self._hosts.origin(url)
+        if origin is None:
+            self._check_allowed(url)
         try:
+            if origin is not None and sha256 is None and self._require_sha256:
+                raise ValueError(_SHA256_MISSING)  # noqa: TRY301  # told with the others
             name = name_of(url)
             with self._claimed(name) as target, written_aside(target) as file:
-                for piece in self._pieces(url, s3_sse_kms=s3_sse_kms):
+                total = hashlib.sha256()
+                for piece in self._pieces(url, origin, s3_sse_kms=s3_sse_kms):
                     file.write(piece)
+                    total.update(piece)
                     self._check_progress(file.tell())
+                check_sha256(total.hexdigest(), expected=sha256)
         except (OSError, ValueError, ConfigError, httpx.HTTPError, httpx.InvalidURL) as error:
             raise DownloadFailed(f"Failed to download archive from: {url}") from error
         return target
@@ -127,44 +164,70 @@ class Downloads:
         finally:
             self._names.discard(name)
 
-    def _pieces(self, url: str, *, s3_sse_kms: bool) -> Iterator[bytes]:
-        if urlsplit(url).scheme.lower() == "file":
+    def _pieces(self, url: str, origin: Origin | None, *, s3_sse_kms: bool) -> Iterator[bytes]:
+        if origin is not None:
+            check = check_no_metadata if self._hosts.may_be_private(origin) else check_public
+            with self._client(check, trust_env=False) as client:
+                yield from self._pieces_of_http(client, url, s3_sse_kms=s3_sse_kms, redirects=0)
+        elif urlsplit(url).scheme.lower() == "file":
             with _opened(url) as file:
                 while piece := file.read(_PIECE_BYTES):
                     yield piece
         else:
-            yield from self._pieces_of_http(url, s3_sse_kms=s3_sse_kms)
+            with self._client(check_no_metadata, trust_env=True) as client:
+                yield from self._pieces_of_http(
+                    client, url, s3_sse_kms=s3_sse_kms, redirects=_MAX_REDIRECTS
+                )
 
-    def _pieces_of_http(self, url: str, *, s3_sse_kms: bool) -> Iterator[bytes]:
+    def _client(self, check: CheckAddress, *, trust_env: bool) -> httpx.Client:
+        """Straight to the address, or through the proxy of the environment if that is wished."""
+        transport = PinnedTransport(check=check, resolve=self._resolve)
+        return httpx.Client(transport=transport, timeout=_TIMEOUT, trust_env=trust_env)
+
+    def _pieces_of_http(
+        self, client: httpx.Client, url: str, *, s3_sse_kms: bool, redirects: int
+    ) -> Iterator[bytes]:
         started_at = time.monotonic()
         credentials = Credentials.from_environment(os.environ) if s3_sse_kms else None
         host = urlsplit(url).netloc
-        with httpx.Client(timeout=httpx.Timeout(_SILENCE_S, connect=_CONNECT_S)) as client:
-            for _ in range(_MAX_REDIRECTS + 1):
-                request = client.build_request("GET", url, headers={"accept-encoding": "identity"})
-                _check_host(request.url.host)
-                if credentials is not None and urlsplit(url).netloc == host:
-                    now = datetime.now(timezone.utc)
-                    request.headers.update(
-                        signed_headers(str(request.url), credentials=credentials, now=now)
-                    )
-                response = client.send(request, stream=True)
-                try:
-                    _check_peer(response)
-                    if not response.has_redirect_location:
-                        response.raise_for_status()
-                        self._check_size(response.headers.get("content-length", ""))
-                        for piece in response.iter_raw(_PIECE_BYTES):
-                            if time.monotonic() - started_at > _PATIENCE_S:
-                                raise TimeoutError(f"it took more than {_PATIENCE_S:g} s")
-                            yield piece
-                        return
-                    url = urljoin(url, response.headers["location"])
-                finally:
-                    response.close()
+        for _ in range(redirects + 1):
+            request = client.build_request("GET", url, headers={"accept-encoding": "identity"})
+            if client.trust_env and getproxies():
+                self._check_host(request.url.host)
+            if credentials is not None and urlsplit(url).netloc == host:
+                now = datetime.now(timezone.utc)
+                request.headers.update(
+                    signed_headers(str(request.url), credentials=credentials, now=now)
+                )
+            response = client.send(request, stream=True)
+            try:
+                if not response.has_redirect_location:
+                    response.raise_for_status()
+                    self._check_size(response.headers.get("content-length", ""))
+                    for piece in response.iter_raw(_PIECE_BYTES):
+                        if time.monotonic() - started_at > _PATIENCE_S:
+                            raise TimeoutError(f"it took more than {_PATIENCE_S:g} s")
+                        yield piece
+                    return
+                url = urljoin(url, response.headers["location"])
+            finally:
+                response.close()
+            if redirects:
                 self._check_allowed(url)
                 _check_form(url)
+        if not redirects:
+            raise ValueError(f"it redirects to {url}, and allowed_hosts take no redirects")
         raise ValueError(f"it redirects more than {_MAX_REDIRECTS} times")
+
+    def _check_host(self, host: str) -> None:
+        """Refuse a host before a proxy is asked for it; what is not resolved here it may know."""
+        try:
+            found = self._resolve(host, 0)
+        except (OSError, UnicodeError):
+            return
+        for text in found:
+            for address in addresses_in(text):
+                check_no_metadata(address)
 
     def _check_size(self, promised: str) -> None:
         free_bytes = shutil.disk_usage(self._directory).free
@@ -173,6 +236,23 @@ class Downloads:
                 f"it has {promised} bytes; at most {self._max_bytes} are taken, and "
                 f"{free_bytes} are free"
             )
+
+
+def check_sha256(actual: str, *, expected: str | None) -> None:
+    """Hold an archive against the digest that its registration gives.
+
+    Raises:
+        ValueError: It is another one, or the digest is none.
+    """
+    if expected is None:
+        return
+    if len(expected) != 64 or set(expected.lower()) - set("0123456789abcdef"):
+        raise ValueError(f"sha256 is {expected!r}; give 64 hexadecimal digits")
+    if actual != expected.lower():
+        raise ValueError(
+            f"its SHA-256 is {actual} and not {expected.lower()}; copy it again, or register what "
+            "is there under its own digest"
+        )
 
 
 def name_of(url: str) -> str:
@@ -223,29 +303,3 @@ def _opened(url: str) -> Generator[BinaryIO]:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ValueError(f"{path} is not a regular file")
         yield file
-
-
-def _check_host(host: str) -> None:
-    """Refuse a host before anything is sent to it; what cannot be resolved a proxy may know."""
-    try:
-        infos = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return
-    for *_, address in infos:
-        _check_address(str(address[0]))
-
-
-def _check_peer(response: httpx.Response) -> None:
-    """The same for who answered: a name may mean another address by then."""
-    stream = response.extensions.get("network_stream")
-    address = None if stream is None else stream.get_extra_info("server_addr")
-    if address:
-        _check_address(str(address[0]))
-
-
-def _check_address(text: str) -> None:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_link_local or address in _METADATA:
-        raise ValueError(f"{address} is an address of the machine's own metadata service")

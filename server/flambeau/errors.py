@@ -6,6 +6,7 @@
     |  |- ArchiveExists          the store has another archive of this name
     |  |- DownloadFailed         its address cannot be fetched
     |  |- RequirementsFailed     the packages it asks for cannot be installed
+    |  |- UnsuitedArchive        it is made for another PyTorch, Python or machine
     |  `- UnknownRuntime         it is written for something we do not know
     |- ExportError             whoever exports the model
     |- TuningError             whoever tunes the model
@@ -68,6 +69,10 @@ class DownloadFailed(ArchiveError):  # noqa: N818
 
 class RequirementsFailed(ArchiveError):  # noqa: N818
     """The Python packages that an archive asks for cannot be installed."""
+
+
+class UnsuitedArchive(ArchiveError):  # noqa: N818
+    """An archive is made for another PyTorch, Python or machine, or a later format."""
 
 
 class UnknownRuntime(ArchiveError):  # noqa: N818

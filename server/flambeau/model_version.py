@@ -48,6 +48,7 @@ from flambeau.priority_queue import PriorityQueue
 from flambeau.request_queue import RequestQueue
 from flambeau.restart_limit import RestartLimit
 from flambeau.sequence_queue import SequenceLimits, SequenceQueue
+from flambeau.signing import UNCHECKED, Verdict
 from flambeau.worker_slot import SlotObserver, WorkerSlot, WorkerSpec, WorkerState
 
 _OPTIMIZING_S = 3.0  # a start may take so much longer, once per archive and machine
@@ -85,6 +86,7 @@ class Package:
         downloaded: The copy in the store that goes away with the version, or None.
         is_part: Whether it serves something else, which lists it, and is no model of its own.
         at_startup: Whether it is served since the server started.
+        signature: Who has signed the archive, as far as that is known.
     """
 
     url: str
@@ -96,6 +98,7 @@ class Package:
     downloaded: Path | None = None
     is_part: bool = False
     at_startup: bool = False
+    signature: Verdict = UNCHECKED
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

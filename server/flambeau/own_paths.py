@@ -20,3 +20,8 @@ def cache_directory(environment: Mapping[str, str] = os.environ) -> Path:
     """`$XDG_CACHE_HOME/flambeau/optimizing`, by default in `~/.cache`."""
     root = environment.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "flambeau" / "optimizing"
+
+
+def library_directory(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where compiled models are: beside the choices, as fenced workers may write there, not here."""
+    return cache_directory(environment).with_name("compiled")

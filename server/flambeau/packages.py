@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,17 +17,20 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flambeau.downloads import Downloads, name_of
+from flambeau.downloads import Downloads, check_sha256, name_of
 from flambeau.errors import ArchiveError, ArchiveExists, Conflict, ModelNotFound
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
 from flambeau.model_yaml import read_model_yaml
-from flambeau.requirements import install_requirements
-from flambeau.store import ModelStore, has_scheme
+from flambeau.required_runtime import check_requires
+from flambeau.requirements import PipOptions, install_requirements
+from flambeau.signing import UNCHECKED, Verdict
+from flambeau.store import ModelStore, Unpacked, has_scheme
 
 _log = logging.getLogger(__name__)
 _MAX_LOADING = 8  # at a time
+_SHA256_FOLLOWS = "#sha256="
 
 
 class PackageLoader:
@@ -43,6 +45,7 @@ class PackageLoader:
         downloads: Downloads | None = None,
         default_handler: str | None = None,
         install_py_dep_per_model: bool = False,
+        pip: PipOptions | None = None,
     ) -> None:
         """Open archives of `store`.
 
@@ -53,6 +56,7 @@ class PackageLoader:
             downloads: Brings archives from addresses into the store; None allows no address.
             default_handler: The handler of archives that name none.
             install_py_dep_per_model: Install the requirements that archives list.
+            pip: Where from and under which conditions; None takes pip's own settings.
         """
         # for the life of the server
         self._store = store
@@ -61,6 +65,7 @@ class PackageLoader:
         self._downloads = downloads or Downloads(store.directory)
         self._default_handler = default_handler
         self._install = install_py_dep_per_model
+        self._pip = pip or PipOptions()
         self._stopping = threading.Event()
         # not the event loop's own threads: fetching and installing may take hours
         self._threads = ThreadPoolExecutor(_MAX_LOADING, thread_name_prefix="package")
@@ -77,16 +82,18 @@ class PackageLoader:
         handler: str | None = None,
         model: str | None = None,
         s3_sse_kms: bool = False,
+        sha256: str | None = None,
         at_startup: bool = False,
     ) -> tuple[Package, ModelSettings]:
         """Fetch and unpack an archive, read what its author wishes for, install what it needs.
 
         Args:
             url: An entry of the model store, an address that is allowed, or a directory whose
-                `file://` address is.
+                `file://` address is; `#sha256=` and the digest may follow.
             handler: Overrides the manifest's handler.
             model: Overrides the manifest's name.
             s3_sse_kms: Sign the request as S3 asks for objects encrypted with a KMS key.
+            sha256: What the archive's must be, in hexadecimal.
             at_startup: Without any other name, call the model as its file is called; and take an
                 address's archive from the store if an earlier run has fetched it.
 
@@ -99,8 +106,11 @@ class PackageLoader:
         """
         if self._stopping.is_set():
             raise Conflict(f"{url} cannot be registered: the server is stopping")
+        place, _, stated = url.partition(_SHA256_FOLLOWS)
         wanted = _Wanted(
             url=url,
+            place=place,
+            sha256=sha256 or stated or None,
             handler=handler,
             model=model,
             s3_sse_kms=s3_sse_kms,
@@ -114,7 +124,7 @@ class PackageLoader:
 
         Fetched archives stay when the server stops: it may be started with them again.
         """
-        await asyncio.to_thread(shutil.rmtree, package.model_dir, ignore_errors=True)
+        await asyncio.to_thread(self._store.remove, package.model_dir)
         if package.downloaded is not None and not self._stopping.is_set():
             await asyncio.to_thread(package.downloaded.unlink, missing_ok=True)
 
@@ -130,15 +140,17 @@ class PackageLoader:
         return [_name_and_url(model) for model in models]
 
     def _load(self, wanted: _Wanted) -> tuple[Package, ModelSettings]:
-        if not has_scheme(wanted.url):
-            return self._open(self._found(wanted.url), wanted)
+        if not has_scheme(wanted.place):
+            return self._open(self._found(wanted.place), wanted)
         try:
-            downloaded = self._downloads.fetch(wanted.url, s3_sse_kms=wanted.s3_sse_kms)
+            downloaded = self._downloads.fetch(
+                wanted.place, s3_sse_kms=wanted.s3_sse_kms, sha256=wanted.sha256
+            )
         except ArchiveExists as error:
             if not wanted.at_startup:
                 raise
             _log.info("%s; it is served as it is", error)
-            return self._open(self._store.find(name_of(wanted.url)), wanted)
+            return self._open(self._store.find(name_of(wanted.place)), wanted)
         try:
             package, settings = self._open(downloaded, wanted)
         except BaseException:
@@ -158,15 +170,17 @@ class PackageLoader:
     def _open(self, archive: Path, wanted: _Wanted) -> tuple[Package, ModelSettings]:
         unpacked = self._store.unpack(archive, stopping=self._stopping)
         try:
+            _check_digest(unpacked, wanted)
             manifest = unpacked.manifest
             if manifest.model_name is None and wanted.at_startup:
-                manifest = replace(manifest, model_name=_stem(wanted.url))
+                manifest = replace(manifest, model_name=_stem(wanted.place))
             handler = wanted.handler
             if handler is None and manifest.handler is None:
                 handler = self._default_handler
             model = wanted.model or manifest.model_name or ""
             _check_servable(manifest, model=model, handler=handler)
             _write_missing_manifest(unpacked.directory, manifest)
+            check_requires(unpacked.directory)
             document = read_model_yaml(unpacked.directory, manifest.config_file)
             configured = self._model_settings.get(model, {}).get(manifest.model_version, {})
             settings = self._defaults.with_yaml(configured, by_operator=True).with_yaml(document)
@@ -174,7 +188,7 @@ class PackageLoader:
                 unpacked.directory, manifest, model=model, use_venv=settings.use_venv
             )
         except BaseException:
-            shutil.rmtree(unpacked.directory, ignore_errors=True)
+            self._store.remove(unpacked.directory)
             raise
         package = Package(
             url=wanted.url,
@@ -183,7 +197,9 @@ class PackageLoader:
             manifest=manifest,
             handler=handler,
             python=python,
+            signature=unpacked.verdict,
         )
+        _log_verdict(wanted.url, unpacked.verdict)
         return package, settings
 
     def _install_requirements(
@@ -196,6 +212,7 @@ class PackageLoader:
             manifest.requirements_file,
             model=model,
             use_venv=use_venv,
+            options=self._pip,
             stopping=self._stopping,
         )
 
@@ -205,6 +222,8 @@ class _Wanted:
     """What a registration says about its package; see `PackageLoader.load`."""
 
     url: str
+    place: str
+    sha256: str | None
     handler: str | None
     model: str | None
     s3_sse_kms: bool
@@ -224,6 +243,20 @@ def _stem(url: str) -> str:
         if name.endswith(suffix):
             return name.removesuffix(suffix)
     return name
+
+
+def _check_digest(unpacked: Unpacked, wanted: _Wanted) -> None:
+    try:
+        check_sha256(unpacked.digest, expected=wanted.sha256)
+    except ValueError as error:
+        raise ArchiveError(f"{wanted.place}: {error}") from error
+
+
+def _log_verdict(url: str, verdict: Verdict) -> None:
+    if verdict is UNCHECKED:
+        return
+    level = logging.INFO if verdict.is_trusted else logging.WARNING
+    _log.log(level, "archive %s is %s", url, verdict)
 
 
 def _write_missing_manifest(directory: Path, manifest: Manifest) -> None:

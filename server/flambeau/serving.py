@@ -23,6 +23,7 @@ from flambeau.listener import Listener
 from flambeau.listening import listeners_of
 from flambeau.registry import Registry
 from flambeau.services import MakeService, Service
+from flambeau.signing import read_trust
 from flambeau.startup import load_startup_models, startup_workers
 from flambeau.stop_signal import StopSignal
 from flambeau.store import ModelStore
@@ -61,7 +62,12 @@ async def serve(
     num_gpus = count_gpus()
     num_gpus = num_gpus if config.num_gpus < 0 else min(config.num_gpus, num_gpus)
     async with contextlib.AsyncExitStack() as stack:
-        store = stack.enter_context(ModelStore(config.model_store))
+        trust = read_trust(
+            config.signatures, trusted_keys=config.trusted_keys, revoked_keys=config.revoked_keys
+        )
+        store = stack.enter_context(
+            ModelStore(config.model_store, trust=trust, kept=config.unpack_store)
+        )
         stack.enter_context(audit_file(config.audit_log))
         tokens = stack.enter_context(Tokens.opened(config))
         parts = make_parts(config, store, tokens, templates, num_gpus=num_gpus)

@@ -10,18 +10,25 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from flambeau.archive import digest, unpack
 from flambeau.archive_content import is_gzip
 from flambeau.errors import ArchiveError, ModelNotFound
 from flambeau.manifest import Manifest
+from flambeau.signing import UNCHECKED, Trust, Verdict
 from flambeau.unpack_limits import UnpackLimits
+from flambeau.unpacked_tree import copy_writable
 from flambeau.written_aside import written_aside
+
+if TYPE_CHECKING:
+    from flambeau.unpacked_store import Lease, UnpackedStore
 
 ARCHIVE_SUFFIX = ".mar"
 _LISTED_SUFFIXES = (ARCHIVE_SUFFIX, ".tar.gz", ".model")
@@ -33,14 +40,16 @@ class Unpacked:
     """An archive's content in a directory of its own.
 
     Attributes:
-        directory: Where it is.
+        directory: Where it is; its owner may write there.
         digest: The archive's sha256, in hexadecimal.
         manifest: What the archive says about itself.
+        verdict: What is known of its signatures.
     """
 
     directory: Path
     digest: str
     manifest: Manifest
+    verdict: Verdict
 
 
 class ModelStore:
@@ -57,6 +66,8 @@ class ModelStore:
         *,
         scratch: Path | None = None,
         limits: UnpackLimits | None = None,
+        trust: Trust | None = None,
+        kept: Path | None = None,
     ) -> None:
         """Open a store; nothing is read or written yet.
 
@@ -65,9 +76,15 @@ class ModelStore:
             scratch: Parent of the directory that models are unpacked into; None means the system's
                 directory for temporary files.
             limits: The most one archive may take unpacked; None means `UnpackLimits()`.
+            trust: Who may sign archives, and whether somebody must; None does not ask.
+            kept: Where archive files' contents stay for the next start; None keeps nothing.
         """
         self.directory = directory
         self._limits = limits or UnpackLimits()
+        self._trust = trust or Trust()
+        self._kept_in = kept
+        self._kept: UnpackedStore | None = None
+        self._leases: dict[Path, Lease] = {}  # by the directory that was made of them
         self._scratch_parent = scratch
         self._scratch: Path | None = None
         self._lock = threading.Lock()
@@ -157,27 +174,55 @@ class ModelStore:
 
         Returns:
             Where it is, `<scratch>/<first 16 digits of the archive's sha256>-<unique>`, and what
-            was learnt on the way. The caller may remove the directory sooner than `close` does.
+            was learnt on the way. The caller may `remove` the directory sooner than `close` does.
 
         Raises:
-            ArchiveError: Not an archive, or unsafe to unpack; nothing is left behind.
+            ArchiveError: Not an archive, unsafe to unpack, other than it says, or not signed as
+                `trust` asks; nothing is left behind.
         """
         if archive_path.is_symlink() and not self._is_inside(archive_path):
             raise ArchiveError(f"{archive_path} is a link; put the archive itself there")
+        before = _fingerprint(archive_path)
         sha256 = digest(archive_path, stopping=stopping)
         with self._lock:  # models are unpacked by several threads at a time
             if self._scratch is None:
                 self._scratch = Path(tempfile.mkdtemp(prefix="flambeau-", dir=self._scratch_parent))
+            if self._kept_in is not None and self._kept is None:
+                self._kept = _opened(self._kept_in, self._limits)
         into = Path(tempfile.mkdtemp(prefix=f"{sha256[:16]}-", dir=self._scratch))
+        verdict = UNCHECKED
+
+        def approve(file_list: bytes | None, signatures: bytes | None) -> bool:
+            nonlocal verdict
+            verdict = self._trust.judge(file_list, signatures)
+            return verdict.is_trusted
+
         try:
-            manifest = unpack(archive_path, into, limits=self._limits, stopping=stopping)
+            if self._kept is None or archive_path.is_dir():
+                manifest = unpack(
+                    archive_path, into, limits=self._limits, stopping=stopping, approve=approve
+                )
+            else:
+                lease = self._kept.lease(archive_path, sha256, approve=approve, stopping=stopping)
+                self._leases[into] = lease
+                manifest = lease.manifest
+                copy_writable(lease.content, into)
+            _check_unchanged(archive_path, before)
         except BaseException:
-            into.rmdir()
+            self.remove(into)
             raise
-        return Unpacked(directory=into, digest=sha256, manifest=manifest)
+        return Unpacked(directory=into, digest=sha256, manifest=manifest, verdict=verdict)
+
+    def remove(self, directory: Path) -> None:
+        """Remove what one archive was unpacked to."""
+        shutil.rmtree(directory, ignore_errors=True)
+        if (lease := self._leases.pop(directory, None)) is not None:
+            lease.close()
 
     def close(self) -> None:
-        """Remove everything that was unpacked; the store can be used again."""
+        """Remove everything that was unpacked, but what is kept; the store can be used again."""
+        for directory in list(self._leases):
+            self.remove(directory)
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
             self._scratch = None
@@ -207,6 +252,30 @@ class ModelStore:
     def _is_inside(self, path: Path) -> bool:
         """Whether a link leads to a place within the store, other than the store itself."""
         return self.directory.resolve() in path.resolve().parents
+
+
+def _opened(root: Path, limits: UnpackLimits) -> UnpackedStore:
+    from flambeau.unpacked_store import UnpackedStore  # noqa: PLC0415  # needs POSIX locks
+
+    kept = UnpackedStore(root, limits=limits)
+    kept.collect()
+    return kept
+
+
+def _fingerprint(path: Path) -> tuple[int, ...] | None:
+    """What changes when a file is written or replaced; None for a directory."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # whoever reads it next says so
+    if stat.S_ISDIR(status.st_mode):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _check_unchanged(path: Path, before: tuple[int, ...] | None) -> None:
+    if _fingerprint(path) != before:
+        raise ArchiveError(f"{path} changed while it was read; try again")
 
 
 def check_url(url: str) -> None:

@@ -11,7 +11,6 @@ from functools import lru_cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import numpy as np
 import torch
 
@@ -30,7 +29,6 @@ _DTYPES: Final = {
     )
 }
 _MAX_EXACT: Final = 2**53  # below, float64 holds every integer
-_PACKED: Final = {"float32": "f", "float64": "d"}  # dtypes by what `struct` calls them
 
 
 def tensor_from_json(value: object, spec: TensorSpec | None) -> torch.Tensor:
@@ -94,67 +92,6 @@ def batch_from_bytes(bodies: Sequence[bytearray], spec: TensorSpec) -> torch.Ten
     """
     dtype, sizes = _layout(len(bodies[0]), spec)
     return _from_bytes(bytearray().join(bodies), (dtype, (len(bodies), *sizes)))
-
-
-def batch_from_json(values: Sequence[object], spec: TensorSpec) -> torch.Tensor | None:
-    """Samples of JSON numbers as `tensor_from_json` makes them, stacked with the batch first.
-
-    Much faster than one by one: numbers are rounded to the dtype as they are written into the
-    batch.
-
-    Args:
-        values: At least one, as JSON says them.
-        spec: The input they are for.
-
-    Returns:
-        None where each has to be looked at: it may not fit, has numbers that need more than
-        float64, or the input's dtype or shape is none of those that this knows.
-    """
-    dtype, shape = _DTYPES.get(spec.dtype), _fixed_shape(spec)
-    if spec.dtype not in _PACKED or dtype is None or not shape:
-        return None
-    try:
-        samples = msgspec.convert(values, _list_type(len(shape) + 1))
-        rows = [_flat(sample, shape) for sample in samples]
-        packer = struct.Struct(f"<{math.prod(shape)}{_PACKED[spec.dtype]}")
-        buffer = bytearray(packer.size * len(rows))
-        for place, row in enumerate(rows):
-            packer.pack_into(buffer, place * packer.size, *row)
-    except (ValueError, OverflowError, struct.error):  # msgspec's error is a ValueError
-        return None
-    batch = torch.frombuffer(buffer, dtype=dtype)
-    least, most = batch.aminmax()
-    if not -_MAX_EXACT < least.item() <= most.item() < _MAX_EXACT:
-        return None
-    return batch.view(len(values), *shape)
-
-
-def _fixed_shape(spec: TensorSpec) -> tuple[int, ...] | None:
-    """A sample's shape; None when a dimension is open."""
-    shape = tuple(size for size in spec.sample_shape if size)
-    return shape if len(shape) == len(spec.sample_shape) else None
-
-
-@lru_cache(maxsize=16)
-def _list_type(depth: int) -> Any:  # noqa: ANN401  # a type is any object to type checkers
-    """`list[float]`, nested so deep; it takes integers, but no booleans."""
-    return list[float] if depth == 1 else list[_list_type(depth - 1)]  # type: ignore[misc]  # made at run time
-
-
-def _flat(sample: list[Any], shape: tuple[int, ...]) -> list[float]:
-    """The numbers of a nested list.
-
-    Raises:
-        ValueError: It has another shape.
-    """
-    lists = [sample]
-    for size in shape[:-1]:
-        if any(len(items) != size for items in lists):
-            raise ValueError
-        lists = list(chain.from_iterable(lists))
-    if any(len(items) != shape[-1] for items in lists):
-        raise ValueError
-    return lists[0] if len(lists) == 1 else list(chain.from_iterable(lists))
 
 
 @lru_cache(maxsize=64)  # a model has few inputs, and clients send few lengths

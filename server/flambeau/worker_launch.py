@@ -12,6 +12,7 @@ from typing import Final
 from flambeau.child import Launch
 from flambeau.config import ServeConfig
 from flambeau.messages import IsolationLevel
+from flambeau.weights.pickled import forbidden
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +35,8 @@ def worker_launch(config: ServeConfig, environment: Mapping[str, str]) -> Launch
         config: The server's settings.
         environment: The server's environment; workers get it without our own settings, without
             what is blacklisted, and without what looks like a credential or a proxy unless
-            `pass_env_vars` lets it pass, or isolation is off.
+            `pass_env_vars` lets it pass, or isolation is off. Unpickling is forbidden until a
+            model's YAML allows it.
     """
     hidden = re.compile(config.blacklist_env_vars or _NONE)
     passed = re.compile(config.pass_env_vars or _NONE)
@@ -52,4 +54,4 @@ def worker_launch(config: ServeConfig, environment: Mapping[str, str]) -> Launch
         _log.info("kept from workers (pass_env_vars lets them pass): %s", ", ".join(kept_back))
     if config.use_torchserve_package:
         kept["FLAMBEAU_USE_TORCHSERVE_PACKAGE"] = "true"  # the worker module reads it
-    return Launch(command=(Path(sys.executable), WORKER_MODULE), environment=kept)
+    return Launch(command=(Path(sys.executable), WORKER_MODULE), environment=forbidden(kept))

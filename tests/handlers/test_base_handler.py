@@ -104,11 +104,6 @@ def test_raw_requests_of_one_length_are_answered_each(summing: ModelInstance) ->
     assert answers(summing, [raw(1, 2, 3)], [raw(4, 5, 6, name="x")]) == [6.0, 15.0]
 
 
-def test_lists_are_answered_each(summing: ModelInstance) -> None:
-    requests = [[json_input([number, 2.5, 3])] for number in range(5)]
-    assert answers(summing, *requests) == [5.5, 6.5, 7.5, 8.5, 9.5]
-
-
 def test_among_raw_requests_the_one_that_does_not_fit_fails_alone(summing: ModelInstance) -> None:
     for bad in (raw(1, 2), raw(), raw(1, 2, 3, content_type="image/png")):
         before, failure, after = answers(summing, [raw(1, 2, 3)], [bad], [raw(4, 5, 6)])

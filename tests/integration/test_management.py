@@ -216,6 +216,8 @@ def test_a_description_has_torchserves_fields_in_its_order(server: Server) -> No
     described = server.describe("echo")
     (worker,) = described.pop("workers")
     digest = described.pop("archiveDigest")
+    signature = described.pop("archiveSignature")
+    assert signature == {"status": "unchecked", "keys": [], "reason": ""}
     assert list(described) == [
         *("modelName", "modelVersion", "modelUrl", "runtime", "minWorkers", "maxWorkers"),
         *("batchSize", "maxBatchDelay", "responseTimeout", "startupTimeout"),

@@ -9,6 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 
 from flambeau.archive import unpack, write_archive
 from flambeau.manifest import Manifest
@@ -182,3 +183,44 @@ def test_an_archive_that_says_nothing_needs_a_name(server: Server, tmp_path: Pat
     assert response.status_code == 200, response.text
     assert server.predict("bare", json={}).json()["model"] == "bare"
     remove(server, "bare")
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.marker,)
+
+
+UNPICKLING = b"""
+import torch
+
+class Mine:
+    def initialize(self, context):
+        torch.load(context.system_properties["model_dir"] + "/model.bin", weights_only=False)
+
+    def handle(self, data, context):
+        return ["done"] * len(data)
+"""
+
+
+def test_a_pickle_runs_only_where_the_models_yaml_allows_it(server: Server, tmp_path: Path) -> None:
+    marker = tmp_path / "marker"
+    torch.save(Payload(marker), tmp_path / "model.bin")
+    for name, yaml in (("strict", b""), ("trusting", b"handler: {allow_pickle: true}\n")):
+        files: dict[str, Path | bytes] = {
+            "handler.py": UNPICKLING,
+            "model.bin": tmp_path / "model.bin",
+            "c.yaml": yaml,
+        }
+        manifest = Manifest(model_name=name, handler="handler.py", config_file="c.yaml")
+        write_archive(server.store / f"{name}.mar", manifest=manifest, files=files)
+        response = server.register(server.store / f"{name}.mar")
+        if name == "strict":
+            assert response.status_code == 500
+            assert "Weights only load failed" in response.json()["reason"]
+        assert marker.exists() is (name == "trusting")
+    remove(server, "trusting")

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from flambeau.archive import read_manifest, write_archive
+from flambeau.archive import digest, read_manifest, write_archive
+from flambeau.archive_keys import SigningKey, make_key
+from flambeau.archive_signing import sign_archive
+from flambeau.config import SignaturePolicy
 from flambeau.downloads import Downloads
-from flambeau.errors import ArchiveError, ArchiveExists, ModelNotFound, RequirementsFailed
+from flambeau.errors import (
+    ArchiveError,
+    ArchiveExists,
+    DownloadFailed,
+    ModelNotFound,
+    RequirementsFailed,
+)
 from flambeau.manifest import Manifest
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Package
 from flambeau.packages import PackageLoader
+from flambeau.signing import Trust
 from flambeau.store import ModelStore
 
 HANDLER: dict[str, Path | bytes] = {"handler.py": b"def handle(data, context): return data"}
@@ -237,6 +248,49 @@ def test_an_archives_yaml_wins_over_configured_settings_and_these_over_defaults(
     assert (settings.response_timeout_s, settings.startup_timeout_s) == (7, 60)
     _, settings = asyncio.run(loader.load("digits.mar", model="renamed"))
     assert (settings.batch_size, settings.max_batch_delay_ms) == (4, 100)  # another version's
+
+
+# who vouches for it
+
+
+def test_an_archive_must_be_the_one_that_the_call_names(world: World) -> None:
+    path = write(world.store_dir / "digits.mar")
+    sha256 = digest(path)
+    for url in ("digits.mar", f"digits.mar#sha256={sha256}"):
+        package, _ = asyncio.run(world.loader.load(url, sha256=sha256.upper()))
+        assert package.url == url
+        asyncio.run(world.loader.discard(package))
+    url = f"file://{write(world.outside / 'other.mar')}"
+    with pytest.raises(ArchiveError, match=f"SHA-256 is {sha256} and not 0000"):
+        world.load(f"digits.mar#sha256={'0' * 64}")
+    with pytest.raises(DownloadFailed):
+        world.load(f"{url}#sha256={'0' * 64}")
+    assert world.store.names() == ["digits.mar"]
+    assert world.unpacked() == []
+    assert world.load(f"{url}#sha256={digest(world.outside / 'other.mar')}")[0].downloaded
+
+
+def test_a_server_that_asks_for_signatures_serves_no_other_archive(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    path = write(world.store_dir / "digits.mar")
+    make_key(tmp_path / "release.pem")
+    key = SigningKey.read(tmp_path / "release.pem")
+    for kept in (None, tmp_path / "kept"):
+        trust = Trust(policy=SignaturePolicy.REQUIRE, keys={key.key_id: key.public})
+        store = ModelStore(world.store_dir, scratch=world.scratch, trust=trust, kept=kept)
+        loader = PackageLoader(store, defaults=ModelSettings())
+        with store:
+            if kept is None:
+                with pytest.raises(ArchiveError, match="it is not signed by a trusted key"):
+                    asyncio.run(loader.load("digits.mar"))
+                assert world.unpacked() == []
+                sign_archive(path, key)
+            for _ in range(2):
+                package, _ = asyncio.run(loader.load("digits.mar"))
+                assert package.signature.keys == (key.key_id,)
+    assert f"archive digits.mar is signed by {key.key_id[:16]}" in caplog.text
 
 
 # requirements

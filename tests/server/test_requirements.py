@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flambeau.errors import RequirementsFailed
-from flambeau.requirements import install_requirements
+from flambeau.requirements import PipOptions, install_requirements
 
 
 def make_wheel(directory: Path, *, name: str, version: str, requires: str = "") -> None:
@@ -46,13 +47,16 @@ def model_dir(tmp_path: Path) -> Path:
     return directory
 
 
-def install(directory: Path, *, use_venv: bool = False) -> Path | None:
+def install(
+    directory: Path, *, use_venv: bool = False, options: PipOptions | None = None
+) -> Path | None:
     return install_requirements(
         directory,
         "requirements.txt",
         model="digits",
         use_venv=use_venv,
         stopping=threading.Event(),
+        options=options or PipOptions(),
     )
 
 
@@ -130,3 +134,52 @@ def test_stopping_ends_an_installation(model_dir: Path) -> None:
         install_requirements(
             model_dir, "requirements.txt", model="digits", use_venv=False, stopping=stopping
         )
+
+
+# what the server's owner asks of them
+
+
+@pytest.mark.slow
+def test_packages_come_from_the_directory_that_is_given_and_by_their_hash(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    make_wheel(tmp_path / "mine", name="flambeau_example", version="3.0")
+    options = PipOptions(find_links=tmp_path / "mine", require_hashes=True)
+    requirements = model_dir / "requirements.txt"
+    requirements.write_text("flambeau_example==3.0\n")
+    with pytest.raises(RequirementsFailed, match="Hashes are required"):
+        install(model_dir, options=options)
+    (wheel,) = (tmp_path / "mine").iterdir()
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    requirements.write_text(
+        "# pinned\n\nflambeau_example==3.0 ; python_version > '3' \\\n"
+        f"    --hash=sha256:{sha256}  # ours\n"
+    )
+    install(model_dir, options=options)
+    assert "VERSION = '3.0'" in (model_dir / "flambeau_example.py").read_text()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--index-url https://elsewhere.test/simple",
+        "-r other.txt",
+        "-e .",
+        "example @ file:///tmp/example.whl",
+        "https://elsewhere.test/example.whl",
+        "git+ssh://elsewhere.test/example",
+        "./wheels/flambeau_example-2.1-py3-none-any.whl",
+        "flambeau_example-2.1-py3-none-any.whl",
+        "${ADDRESS}",
+        "--extra-index-url \\\n https://elsewhere.test",
+    ],
+)
+def test_a_line_that_leads_elsewhere_is_refused(line: str, model_dir: Path) -> None:
+    (model_dir / "requirements.txt").write_text(f"flambeau_example\n{line}\n")
+    with pytest.raises(RequirementsFailed, match="takes packages by name only"):
+        install(model_dir, options=PipOptions(find_links=model_dir / "wheels"))
+
+
+def test_an_installation_ends_in_time(model_dir: Path) -> None:
+    with pytest.raises(RequirementsFailed, match=r"more than 0\.001 s; raise"):
+        install(model_dir, options=PipOptions(timeout_s=0.001))

@@ -9,12 +9,7 @@ from hypothesis import strategies as st
 
 from flambeau.errors import InvalidInput
 from flambeau.signature import TensorSpec
-from flambeau.tensors import (
-    batch_from_bytes,
-    batch_from_json,
-    tensor_from_bytes,
-    tensor_from_json,
-)
+from flambeau.tensors import batch_from_bytes, tensor_from_bytes, tensor_from_json
 
 
 def spec(*sample_shape: int | None, dtype: str = "float32") -> TensorSpec:
@@ -129,61 +124,6 @@ def test_numbers_arrive_as_close_as_the_dtype_allows(rows: list[list[float]]) ->
     except InvalidInput:
         return  # larger than any integer that numpy knows
     assert tensor.tolist() == [[float(number) for number in row] for row in rows]
-
-
-_NUMBERS = (
-    st.floats(-1e300, 1e300) | st.integers(-(2**70), 2**70) | st.booleans() | st.text(max_size=1)
-)
-
-
-@given(
-    st.lists(st.lists(st.lists(_NUMBERS, max_size=3), max_size=2), min_size=1, max_size=3),
-    st.sampled_from(["float32", "float64", "float16", "int64", "bool"]),
-)
-def test_a_batch_of_lists_is_none_or_what_each_becomes(samples: list[object], dtype: str) -> None:
-    wanted = spec(2, 2, dtype=dtype)
-    batch = batch_from_json(samples, wanted)
-    if batch is not None:
-        each = torch.stack([tensor_from_json(sample, wanted) for sample in samples])
-        assert (batch.dtype, batch.tolist()) == (each.dtype, each.tolist())
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@given(data=st.data())
-def test_a_batch_of_usual_numbers_is_what_each_becomes(dtype: str, data: st.DataObject) -> None:
-    usual = st.floats(-1e15, 1e15) | st.integers(-(2**53) + 1, 2**53 - 1)
-    if dtype == "float32":  # larger ones may round to the first that is looked at apart
-        usual = st.floats(-1e15, 1e15) | st.integers(-(2**52), 2**52)
-    rows = st.lists(usual, min_size=3, max_size=3)
-    samples = data.draw(st.lists(st.lists(rows, min_size=2, max_size=2), min_size=1, max_size=3))
-    wanted = spec(2, 3, dtype=dtype)
-    batch = batch_from_json(samples, wanted)
-    assert batch is not None
-    each = torch.stack([tensor_from_json(sample, wanted) for sample in samples])
-    assert (batch.dtype, batch.tolist()) == (each.dtype, each.tolist())
-
-
-@pytest.mark.parametrize(
-    ("samples", "wanted"),
-    [
-        ([[1, 2], [1, 2, 3]], spec(2)),
-        ([[1, 2], [[1, 2]]], spec(2)),
-        ([[[1, 2]], [[1], [2]]], spec(1, 2)),
-        ([[1, True]], spec(2)),
-        ([[1, None]], spec(2)),
-        ([[1, "2"]], spec(2)),
-        ([[1, 2**53]], spec(2)),
-        ([[1, 1e300]], spec(2)),
-        ([[1, 10**400]], spec(2)),
-        ([[1, 2]], spec(None)),
-        ([[1, 2]], spec(2, dtype="int64")),
-        ([1, 2], spec()),
-    ],
-)
-def test_a_batch_with_a_sample_that_needs_a_look_is_none(
-    samples: list[object], wanted: TensorSpec
-) -> None:
-    assert batch_from_json(samples, wanted) is None
 
 
 def test_a_batch_of_raw_bytes_is_stacked() -> None:

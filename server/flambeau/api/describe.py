@@ -1,7 +1,7 @@
 """A version and its workers as the management API shows them.
 
-Field names and order are TorchServe's; `status`, `reason`, `archiveDigest` and a worker's `state`,
-`stage`, `selfCheck`, `optimization`, `isolation` and `reason` are ours.
+Field names and order are TorchServe's; `status`, `reason`, `archiveDigest`, `archiveSignature` and
+a worker's `state`, `stage`, `selfCheck`, `optimization`, `isolation` and `reason` are ours.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ def describe_version(
         "status": version.state.value,
         "reason": version.reason,
         "archiveDigest": package.digest,
+        "archiveSignature": {
+            "status": package.signature.status,
+            "keys": list(package.signature.keys),
+            "reason": package.signature.reason,
+        },
     }
 
 

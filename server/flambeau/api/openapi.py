@@ -35,6 +35,7 @@ _REGISTER = [
     _parameter("startup_timeout", "integer", "seconds a worker may take to be ready"),
     _parameter("initial_workers", "integer", "workers to start"),
     _parameter("s3_sse_kms", "boolean", "sign the download for S3 with SSE-KMS"),
+    _parameter("sha256", "string", "what the archive's SHA-256 must be, in hexadecimal"),
 ]
 # query parameters by operation; those that a JSON body may carry instead have the same names
 PARAMETERS: dict[str, list[dict[str, object]]] = {

@@ -250,6 +250,7 @@ class Operations:
             handler=handler,
             model=model,
             s3_sse_kms=parameters.flag("s3_sse_kms", default=False),
+            sha256=parameters.text("sha256") or None,
         )
         try:
             settings = _settings(wishes, parameters, default_workers=default_workers)

@@ -26,6 +26,7 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.ArchiveError: (400, "InvalidModelException"),
     errors.ArchiveExists: (500, "InternalServerException"),
     errors.DownloadFailed: (400, "DownloadArchiveException"),
+    errors.UnsuitedArchive: (422, "InvalidModelException"),
     errors.RequirementsFailed: (400, "ModelException"),
     errors.RequestError: (400, "BadRequestException"),
     errors.UnsupportedContentType: (415, "UnsupportedMediaTypeException"),

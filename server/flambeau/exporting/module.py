@@ -167,7 +167,9 @@ def export(
             weights_sha256=digest(program_path),
         )
         _make_directory(destination.parent)
-        written = write_archive(destination, manifest=manifest, files=files, overwrite=overwrite)
+        written = write_archive(
+            destination, manifest=manifest, files=files, overwrite=overwrite, digests=True
+        )
     return ExportReport(
         path=destination,
         digest=written,

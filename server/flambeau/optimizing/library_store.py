@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from flambeau.optimizing.remembered import cache_directory
+from flambeau.own_paths import library_directory
 from flambeau.written_aside import written_aside
 
 logger = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ class LibraryStore:
         """A store that may not exist yet.
 
         Args:
-            directory: Where it is; below `cache_directory()` if None.
+            directory: Where it is; `library_directory()` if None.
             max_bytes: Of all libraries; the one added last stays even if it is larger.
         """
-        self._directory = directory or cache_directory() / "compiled"
+        self._directory = directory or library_directory()
         self._max_bytes = max_bytes
 
     def find(self, *facts: object) -> Path | None:

@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 
 import flambeau
+from flambeau.archive import list_of_sources
+from flambeau.file_digests import FILES_PATH
 from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.torchserve.archive_files import (
     ArchiveFormat,
@@ -97,12 +99,15 @@ class ModelArchiverConfig:
         return cls(**{spec.name: getattr(args, spec.name) for spec in fields(cls)})
 
 
-def archive_model(config: ModelArchiverConfig, *, manifest: str | None = None) -> Path:
+def archive_model(
+    config: ModelArchiverConfig, *, manifest: str | None = None, digests: bool = False
+) -> Path:
     """Make one archive.
 
     Args:
         config: What goes in.
         manifest: The manifest's text; None writes the one that `config` asks for.
+        digests: List every file's SHA-256 in it, which torch-model-archiver does not.
 
     Returns:
         The artefact.
@@ -119,6 +124,8 @@ def archive_model(config: ModelArchiverConfig, *, manifest: str | None = None) -
     text = manifest_of(config).to_json() if manifest is None else manifest
     files: dict[str, Path | bytes] = dict(sorted(files_of(config, target=target).items()))
     files[MANIFEST_PATH] = text.encode()
+    if digests:
+        files[FILES_PATH] = list_of_sources(files)
     write(target, files, archive_format, top=config.model_name)
     _log.info("model %s is in %s", config.model_name, target)
     return target
@@ -220,6 +227,12 @@ def configure(parser: argparse.ArgumentParser, *, required: bool = False) -> Non
     add_flag("-f", "--force", action="store_true", help="overwrite an archive that is there")
     add_flag("-r", "--requirements-file", help="pip requirements of the model")
     add_flag("-c", "--config-file", help="the model's YAML, e.g. with batchSize")
+    if not required:
+        add_flag(
+            "--digests",
+            action="store_true",
+            help="list the SHA-256 of every file, which servers hold the archive against",
+        )
 
 
 def run(args: argparse.Namespace, *, parser: argparse.ArgumentParser) -> int:
@@ -229,7 +242,7 @@ def run(args: argparse.Namespace, *, parser: argparse.ArgumentParser) -> int:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     logging.basicConfig(format="%(levelname)s - %(message)s", stream=sys.stderr)
     try:
-        archive_model(config_of(args))
+        archive_model(config_of(args), digests=getattr(args, "digests", False))
     except (ModelArchiverError, OSError) as error:
         _log.error("%s", error)
         return 1

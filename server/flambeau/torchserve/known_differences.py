@@ -45,6 +45,7 @@ KNOWN_DIFFERENCES: Final = (
         reason="A description says how each worker fares, and which bytes are served.",
         parts=(
             *("body *.status", "body *.reason", "body *.archiveDigest"),
+            "body *.archiveSignature",
             *("body *.workers.*.state", "body *.workers.*.stage"),
             *("body *.workers.*.selfCheck", "body *.workers.*.reason"),
             "body *.workers.*.optimization",

@@ -25,6 +25,7 @@ from flambeau.manifest import MANIFEST_PATH, Manifest
 from flambeau.model_yaml import read_model_yaml
 from flambeau.torchserve.launch import Launch, Port
 from flambeau.torchserve.upstream import RunningServer, running_upstream
+from flambeau.weights import pickled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -68,6 +69,8 @@ def load_runner(load: LoadModel) -> EntryPoint:
         model_yaml_config=read_model_yaml(model_dir, config_file),
         sequence_headers=load.sequence_headers,
     )
+    if pickled.is_allowed(context.model_yaml_config):
+        pickled.allow_in_this_process()
     runner = UpstreamRunner(
         launch_of(load), model_name=load.model_name, max_batch_size=load.max_batch_size
     )

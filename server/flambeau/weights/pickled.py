@@ -1,7 +1,9 @@
 """The only place that unpickles, and only for a model whose YAML says so.
 
 A pickle is a program: reading it runs whatever its author wrote. So weights are read as tensors and
-nothing else, until the archive's YAML states that its author is trusted:
+nothing else, until the archive's YAML states that its author is trusted. Workers start with
+PyTorch's own switch set, so that this holds for a handler's code as well, and for what PyTorch's
+readers of other files fall back to:
 
     handler:
       allow_pickle: true
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import torch
+
+# https://docs.pytorch.org/docs/stable/notes/serialization.html, environment variables
+FORBIDDING = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+ALLOWING = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 WAY_OUT = (
     "if you trust the file's author, write `handler: {allow_pickle: true}` into the model's YAML"
@@ -41,9 +47,16 @@ def is_allowed(model_yaml: Mapping[str, Any]) -> bool:
 def allow_in_this_process() -> None:
     """Let `torch.load` in a handler's own code unpickle, unless the call itself decides.
 
-    By PyTorch's own switch, which it reads at every call; a worker serves one model.
+    By PyTorch's own switches, which it reads at every call; a worker serves one model.
     """
-    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.pop(FORBIDDING, None)
+    os.environ[ALLOWING] = "1"
+
+
+def forbidden(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which `torch.load` reads tensors only, whatever a call says."""
+    kept = {key: value for key, value in environment.items() if key != ALLOWING}
+    return kept | {FORBIDDING: "1"}
 
 
 def load(path: Path, *, device: torch.device) -> object:

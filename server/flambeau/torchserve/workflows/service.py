@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from fastapi import APIRouter, Request, Response
 
 from flambeau.admission import handler_headers
+from flambeau.allowed_hosts import AllowedHosts
 from flambeau.api.auth import InferenceRoute, ManagementRoute
 from flambeau.api.body import BodyLimit, read_body, split_inputs
 from flambeau.api.management import arguments_of
@@ -32,7 +33,12 @@ class Workflows(Service):
     def __init__(self, parts: ServerParts) -> None:
         config = parts.config
         directory = config.workflow_store or config.model_store
-        downloads = Downloads(directory, allowed_urls=config.allowed_urls)
+        downloads = Downloads(
+            directory,
+            allowed_urls=config.allowed_urls,
+            allowed_hosts=AllowedHosts(config.allowed_hosts, private=config.private_hosts),
+            require_sha256=config.require_sha256,
+        )
         wars = WarStore(directory, downloads=downloads, scratch=parts.packages.store)
         # for the life of the server
         self._parts = parts
@@ -67,6 +73,7 @@ class Workflows(Service):
             response_timeout_s=_seconds(parameters, "response_timeout"),
             startup_timeout_s=_seconds(parameters, "startup_timeout"),
             s3_sse_kms=parameters.flag("s3_sse_kms", default=False),
+            sha256=parameters.text("sha256") or None,
         )
         return status_message(
             f"Workflow {workflow.name} has been registered and scaled successfully."

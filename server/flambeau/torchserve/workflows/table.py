@@ -72,6 +72,7 @@ class WorkflowTable:
         response_timeout_s: float | None,
         startup_timeout_s: float | None,
         s3_sse_kms: bool,
+        sha256: str | None = None,
     ) -> Workflow:
         """Open an archive and start all of its nodes; all of them become ready, or none stays.
 
@@ -81,7 +82,7 @@ class WorkflowTable:
             Conflict: There is a workflow of this name.
             LoadFailed: A node could not be started; the message names it.
         """
-        war = await asyncio.to_thread(self._wars.open, url, s3_sse_kms=s3_sse_kms)
+        war = await asyncio.to_thread(self._wars.open, url, s3_sse_kms=s3_sse_kms, sha256=sha256)
         timeouts = _Timeouts(response_timeout_s, startup_timeout_s)
         try:
             workflow = self._enter(url, war, name or war.name)

@@ -52,7 +52,7 @@ class WarStore:
         self._downloads = downloads
         self._scratch = scratch
 
-    def open(self, url: str, *, s3_sse_kms: bool = False) -> War:
+    def open(self, url: str, *, s3_sse_kms: bool = False, sha256: str | None = None) -> War:
         """Find or fetch an archive, unpack and read it; blocks.
 
         Raises:
@@ -61,7 +61,7 @@ class WarStore:
         """
         if not has_scheme(url):
             return _read(self._unpack(self._find(url)), downloaded=None)
-        path = self._downloads.fetch(url, s3_sse_kms=s3_sse_kms)
+        path = self._downloads.fetch(url, s3_sse_kms=s3_sse_kms, sha256=sha256)
         try:
             return _read(self._unpack(path), downloaded=path)
         except BaseException:
@@ -90,7 +90,7 @@ class WarStore:
 
     def discard(self, war: War) -> None:
         """Delete what was unpacked, and what was fetched; blocks."""
-        shutil.rmtree(war.directory, ignore_errors=True)
+        self._scratch.remove(war.directory)
         if war.downloaded is not None:
             war.downloaded.unlink(missing_ok=True)
 
