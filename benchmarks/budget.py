@@ -60,7 +60,8 @@ def measure(directory: Path, *, seconds: float) -> list[Budget]:
     """
     store = directory / "model_store"
     body = archives.lenet(store / "lenet.mar")
-    with serve("--model-store", "model_store", "--no-access-log", cwd=directory) as server:
+    flags = ("--model-store", "model_store", "--no-access-log", "--no-supervisor")
+    with serve(*flags, cwd=directory) as server:
         server.register("lenet.mar", num_workers=1, batch_size=BATCH_SIZE)
         url = f"{server.inference_url}/predictions/lenet"
         (worker,) = server.worker_pids("lenet")

@@ -164,7 +164,8 @@ def serve(
         process = subprocess.Popen(
             [str(program), "serve", *arguments],
             cwd=cwd,
-            env={**(os.environ if environment is None else environment)}
+            # one measurement must not begin with what the last one has left
+            env={"FLAMBEAU_STATE_FILE": "", **(os.environ if environment is None else environment)}
             | addresses.as_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,

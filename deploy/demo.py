@@ -120,6 +120,7 @@ def serving(model: str) -> Generator[Server]:
         *("serve", "--model-store", str(STORE), "--models", model),
         *("--inference-address", "127.0.0.1:0", "--management-address", "127.0.0.1:0"),
         *("--metrics-address", "127.0.0.1:0", "--no-grpc"),
+        *("--state-file", ""),  # each demo begins anew
     ]
     print("$ " + " ".join(["flambeau", *command[1:]]), flush=True)
     (ROOT / SERVER_LOG).parent.mkdir(parents=True, exist_ok=True)

@@ -132,6 +132,8 @@ class Reader:
         } | self._addresses.as_environment()
         self._environment["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         self._environment["NO_PROXY"] = "127.0.0.1"
+        self._environment["XDG_STATE_HOME"] = str(directory / ".state")
+        self._environment["FLAMBEAU_STATE_FILE"] = "auto"
         self._environment["TMPDIR"] = str(directory)  # where a server left behind is noted
         self._num_scripts = 0
         (directory / "model_store").mkdir()

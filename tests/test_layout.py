@@ -29,6 +29,18 @@ LINES = (
     ("messages", "wire", "process"),
     ("batch_queue", "batcher", "model_version", "registry", "api", "cli"),
     ("registry", "app", "cli"),
+    ("errors", "disk", "written_aside", "archive"),
+    (
+        "model_settings",
+        "desired",
+        "state",
+        "state_snapshot",
+        "state_recovery",
+        "memory",
+        "registry",
+    ),
+    ("desired", "startup_plan", "startup", "serving"),
+    ("config", "binding", "supervisor", "cli"),
 )
 # The front: one event loop that must not stall on a torch import or run a model author's code.
 FRONT = ("batch_queue", "batcher", "process", "model_version", "registry", "app", "api", "cli")

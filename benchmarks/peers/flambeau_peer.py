@@ -32,7 +32,8 @@ def launch(job: Job) -> Launch:
             *("--model-settings", json.dumps({"model": {"1.0": settings}})),
         ),
         url=f"http://{addresses.inference}/predictions/model",
-        environment=addresses.as_environment(),
+        environment=addresses.as_environment()
+        | {"FLAMBEAU_STATE_FILE": "", "FLAMBEAU_SUPERVISOR": "false"},
         management_url=f"http://{addresses.management}",
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from enum import Enum
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -14,18 +13,10 @@ from flambeau.api.auth import Guard, OpenRoute, require_roles
 from flambeau.api.edge import Edge
 from flambeau.api.openapi import document_of
 from flambeau.api.responses import PrettyJSON, answer_error, error_response, http_error
+from flambeau.audience import Audience
 from flambeau.config import ServeConfig
 from flambeau.errors import FlambeauError
 from flambeau.metrics import Metrics
-
-
-class Audience(str, Enum):
-    """Who a listener is for; the name is in logs and metrics."""
-
-    INFERENCE = "inference"
-    MANAGEMENT = "management"
-    METRICS = "metrics"
-
 
 _TITLES = {
     Audience.INFERENCE: "TorchServe APIs",  # clients look for it

@@ -13,6 +13,7 @@ from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
 from flambeau.downloads import Downloads
 from flambeau.key_file import Tokens
+from flambeau.memory import Memory
 from flambeau.messages import Isolation
 from flambeau.metrics import Metrics
 from flambeau.metrics_config import MetricsConfig
@@ -31,6 +32,7 @@ def make_parts(
     store: ModelStore,
     tokens: Tokens | None,
     templates: Templates,
+    memory: Memory,
     *,
     num_gpus: int,
 ) -> ServerParts:
@@ -65,6 +67,7 @@ def make_parts(
         metrics=metrics,
         drain_timeout_s=config.drain_timeout_s,
         discard=packages.discard,
+        memory=memory,
     )
     operations = Operations(
         registry,

@@ -22,7 +22,7 @@ from flambeau.config import ServeConfig
 from flambeau.errors import FlambeauError
 
 if TYPE_CHECKING:
-    from flambeau.app import Audience
+    from flambeau.audience import Audience
     from flambeau.services import MakeService
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
@@ -30,7 +30,8 @@ Command: TypeAlias = Callable[[argparse.Namespace], int]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    args = _parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args = _parser(arguments).parse_args(arguments)
     run: Command = args.run
     try:
         return run(args)
@@ -41,19 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of a command line: every command's name, and the flags of the one it gives."""
     parser = argparse.ArgumentParser(
         prog="flambeau", description="Carry a PyTorch model from training into production."
     )
     parser.add_argument("--version", action="version", version=f"flambeau {flambeau.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_serve(commands.add_parser("serve", help="answer predictions over HTTP"))
-    _add_export(commands.add_parser("export", help="make an archive of a checkpoint"))
-    _add_archive(commands.add_parser("archive", help="make an archive of files, or look into one"))
-    _add_models(commands.add_parser("models", help="change what a running server serves"))
-    _add_tune(commands.add_parser("tune", help="find a model's fastest settings under load"))
-    _add_optimize(commands.add_parser("optimize", help="find a model's fastest form ahead of time"))
-    _add_migrate(commands.add_parser("migrate", help="check and compare what TorchServe serves"))
+    given = next((word for word in arguments if not word.startswith("-")), None)
+    for name, (text, add) in _COMMANDS.items():
+        command = commands.add_parser(name, help=text)
+        if name == given:
+            add(command)  # the others' imports take longer than a server's start may
     return parser
 
 
@@ -84,8 +84,9 @@ def _shown(default: object) -> str:
 
 
 def _serve(args: argparse.Namespace) -> int:
+    from flambeau.binding import bound_sockets  # noqa: PLC0415
     from flambeau.logging import configure  # noqa: PLC0415
-    from flambeau.starting import run_server  # noqa: PLC0415
+    from flambeau.supervisor import supervise  # noqa: PLC0415
 
     names = {spec.name for spec in dataclasses.fields(ServeConfig)}
     flags = {key: value for key, value in vars(args).items() if key in names}
@@ -97,7 +98,17 @@ def _serve(args: argparse.Namespace) -> int:
             print(f"{audience.value} at {url}")
         print("Model server started.", flush=True)
 
-    return run_server(config, on_started=on_started, services=_services)
+    def run(*, is_restart: bool = False) -> int:
+        from flambeau.starting import run_server  # noqa: PLC0415  # not in the supervisor
+
+        # what a crash has interrupted goes on; only the first start may be a fresh one
+        ours = dataclasses.replace(config, fresh=False) if is_restart else config
+        return run_server(ours, on_started=on_started, services=_services, sockets=sockets)
+
+    with bound_sockets(config) as sockets:
+        if config.supervisor and sys.platform == "linux":
+            return supervise(run, sockets)
+        return run()
 
 
 def _services() -> list[MakeService]:
@@ -288,3 +299,14 @@ def _in_store(archive: str, store: Path) -> str:
     if not path.is_file():
         return archive  # a name in the store; the server says when there is none
     return ModelStore(store).add(path).name
+
+
+_COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "serve": ("answer predictions over HTTP", _add_serve),
+    "export": ("make an archive of a checkpoint", _add_export),
+    "archive": ("make an archive of files, or look into one", _add_archive),
+    "models": ("change what a running server serves", _add_models),
+    "tune": ("find a model's fastest settings under load", _add_tune),
+    "optimize": ("find a model's fastest form ahead of time", _add_optimize),
+    "migrate": ("check and compare what TorchServe serves", _add_migrate),
+}

@@ -31,6 +31,9 @@ _ENVIRONMENT_PREFIX = "FLAMBEAU_"
 OVER_YAML = "overYaml"
 """In a version's configured settings: they win over its archive's YAML at the start."""
 
+AUTO_STATE_FILE = "auto"
+"""The state file's name where nobody has chosen one."""
+
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 
 
@@ -126,6 +129,24 @@ class ServeConfig:
     )
     workflow_store: Path | None = field(
         default=None, metadata=_help("directory of workflow archives; the model store if not given")
+    )
+    state_file: str = field(
+        default=AUTO_STATE_FILE,
+        metadata=_help(
+            "file on a local disk that remembers what is registered, scaled, made default or "
+            "removed; auto: one for each model store, below XDG_STATE_HOME; empty: none"
+        ),
+    )
+    fresh: bool = field(
+        default=False,
+        metadata=_help("begin with what is configured, not with what the state file remembers"),
+    )
+    supervisor: bool = field(
+        default=True,
+        metadata=_help(
+            "keep a small parent process that holds the listening sockets and starts the server "
+            "again when it crashes; on Linux"
+        ),
     )
     models: tuple[str, ...] = field(
         default=(),

@@ -33,6 +33,8 @@
     |  |- NoWorker               nothing serves this version at the moment
     |  |- TooManyConnections     as many are open as may be
     |  `- DeadlineExceeded       the request waited longer than its model allows
+    |- StateNotSaved           whoever runs the server: its state file cannot be written
+    |  `- StateFull              for lack of room
     `- WorkerError             us, or the model's author
        |- WorkerDied             the process ended during the call
        |- WorkerTimeout          the call outlasted its deadline
@@ -201,6 +203,14 @@ class TooManyConnections(Overloaded):
 
 class DeadlineExceeded(Overloaded):
     """The request's own deadline passed before it was answered."""
+
+
+class StateNotSaved(FlambeauError):  # noqa: N818
+    """A change was not made, because it cannot be written down; the cause says why."""
+
+
+class StateFull(StateNotSaved):
+    """The same, because the disk is full."""
 
 
 class WorkerError(FlambeauError):

@@ -6,14 +6,15 @@ import asyncio
 import json
 import logging
 import os
-import secrets
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from flambeau.config import ServeConfig
+from flambeau.disk import DISK, Disk
 from flambeau.errors import ConfigError
 from flambeau.tokens import KeyRing, Role
+from flambeau.written_aside import written_aside
 
 _log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 class KeyFile:
     """One file that only its owner can read, from the moment it exists."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, disk: Disk = DISK) -> None:
         """Raises ConfigError when `path` is a link or a directory."""
         if path.is_symlink() or path.is_dir():
             raise ConfigError(
@@ -29,6 +30,7 @@ class KeyFile:
                 "remove it, or name another file"
             )
         self._path = path.absolute()
+        self._disk = disk
         self._written: tuple[int, int] | None = None
 
     @property
@@ -41,20 +43,10 @@ class KeyFile:
         Raises:
             OSError: It cannot be written; what was there stays.
         """
-        aside = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}.part")
         # never to be read by others: the mode is there from the first moment
-        number = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                json.dump(document, file, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-                status = os.fstat(file.fileno())
-            aside.replace(self._path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        with written_aside(self._path, mode=0o600, outlives_crash=False, disk=self._disk) as file:
+            file.write(json.dumps(document, indent=2).encode() + b"\n")
+            status = os.fstat(file.fileno())
         self._written = (status.st_dev, status.st_ino)
 
     def remove(self) -> None:

@@ -7,22 +7,17 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Generator, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import uvicorn
 
-from flambeau.address import Address
 from flambeau.api.edge import Edge
 from flambeau.api.fast_lane import FastLane
-from flambeau.app import Audience
+from flambeau.audience import Audience
+from flambeau.binding import BACKLOG, Bound
 from flambeau.config import ServeConfig
 from flambeau.connections import Connections, max_connections
-from flambeau.errors import ConfigError
 from flambeau.protocol import Limits, Protocol
 from flambeau.watch import Patience
-
-_BACKLOG = 2048
 
 
 class Listener:
@@ -36,17 +31,24 @@ class Listener:
     def __init__(
         self,
         app: Edge,
-        bound: socket.socket,
+        bound: Bound,
         config: ServeConfig,
         *,
-        audiences: Sequence[Audience],
-        url: str,
         tls: ssl.SSLContext | None,
-        lane: FastLane | None,
+        lane: FastLane | None = None,
     ) -> None:
-        self.audiences = audiences
-        self.url = url
-        self._socket = bound
+        """Accept nothing yet.
+
+        Args:
+            app: What answers.
+            bound: Where.
+            config: How many clients there may be, and how long they may take.
+            tls: What an address with TLS speaks.
+            lane: Answers predictions without `app`; None leaves them to it.
+        """
+        self.audiences = bound.audiences
+        self.url = bound.url
+        self._socket = bound.socket
         server_config = uvicorn.Config(
             app,
             http=Protocol,
@@ -58,47 +60,11 @@ class Listener:
             proxy_headers=False,
         )
         server_config.load()
-        server_config.ssl = tls
+        server_config.ssl = tls if bound.address.tls else None
         self._server = _Server(
-            server_config, edge=app, lane=lane, limits=_limits(config, audiences)
+            server_config, edge=app, lane=lane, limits=_limits(config, bound.audiences)
         )
         self._task: asyncio.Task[None] | None = None
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(
-        cls,
-        app: Edge,
-        audiences: Sequence[Audience],
-        address: Address,
-        *,
-        config: ServeConfig,
-        tls: ssl.SSLContext | None,
-        lane: FastLane | None = None,
-    ) -> Generator[Listener]:
-        """A listener whose socket is bound, and closed again in the end.
-
-        Args:
-            app: What answers.
-            audiences: Whom it serves.
-            address: Where.
-            config: How many clients there may be, and how long they may take.
-            tls: What an address with TLS speaks.
-            lane: Answers predictions without `app`; None leaves them to it.
-
-        Raises:
-            ConfigError: The address is in use, not this machine's, or not allowed.
-        """
-        with _bound_socket(audiences[0], address) as bound:
-            yield cls(
-                app,
-                bound,
-                config,
-                audiences=audiences,
-                url=_url(bound, address),
-                tls=tls if address.tls else None,
-                lane=lane,
-            )
 
     async def start(self) -> None:
         """Accept connections from now on."""
@@ -138,7 +104,7 @@ class _Server(uvicorn.Server):
             await loop.create_server(
                 self._protocol,
                 sock=each,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
                 ssl=tls,
                 ssl_handshake_timeout=handshake_s,
             )
@@ -179,47 +145,3 @@ def _limits(config: ServeConfig, audiences: Sequence[Audience]) -> Limits:
     )
     count = max_connections(config.max_connections, is_first=Audience.INFERENCE in audiences)
     return Limits(patience=patience, connections=Connections(count))
-
-
-@contextlib.contextmanager
-def _bound_socket(audience: Audience, address: Address) -> Generator[socket.socket]:
-    """A socket that listens at `address`; a Unix socket's file goes away with it."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    listener = socket.socket(socket.AF_UNIX if address.path else family, socket.SOCK_STREAM)
-    with listener, contextlib.ExitStack() as stack:
-        try:
-            if address.path is None:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                listener.bind((address.host, address.port))
-            else:
-                _remove_stale(address.path)
-                listener.bind(str(address.path))
-                stack.callback(address.path.unlink, missing_ok=True)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            raise ConfigError(
-                f"{audience.value}_address {address} cannot be bound: {error.strerror or error}; "
-                "choose another address, or stop what uses it"
-            ) from error
-        yield listener
-
-
-def _url(listener: socket.socket, address: Address) -> str:
-    """Where a listening socket is reached, with the port the kernel chose."""
-    if address.path is not None:
-        return address.url
-    host, port = listener.getsockname()[:2]
-    return replace(address, host=str(host), port=int(port)).url
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket's file that a server left behind when it was killed."""
-    if not path.is_socket():
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-        except OSError:
-            return  # `bind` says what is wrong

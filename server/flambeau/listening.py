@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+import ssl
+from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from flambeau.address import Address
 from flambeau.api.auth import OpenRoute, token_router
 from flambeau.api.body import BodyLimit
 from flambeau.api.fast_lane import FastLane
@@ -17,8 +15,9 @@ from flambeau.api.inference import InferenceAPI
 from flambeau.api.management import management_router
 from flambeau.api.open_inference import open_inference_routers
 from flambeau.api.prediction import Predictions
-from flambeau.app import Audience, create_app
-from flambeau.config import ServeConfig
+from flambeau.app import create_app
+from flambeau.audience import Audience
+from flambeau.binding import Bound
 from flambeau.key_file import Tokens
 from flambeau.listener import Listener
 from flambeau.metrics import CONTENT_TYPE, Metrics
@@ -27,26 +26,37 @@ from flambeau.tls import tls_context
 
 
 def listeners_of(
-    parts: ServerParts, tokens: Tokens | None, beside: Sequence[Service]
-) -> Iterator[AbstractContextManager[Listener]]:
-    """One listener for each address, those of predictions first."""
+    parts: ServerParts,
+    sockets: Sequence[Bound],
+    tokens: Tokens | None,
+    beside: Sequence[Service],
+) -> list[Listener]:
+    """One listener for each socket, in their order."""
     config = parts.config
     routers = routers_of(parts, tokens, beside)
-    groups = list(_listening(config))
-    tls = tls_context(config) if any(address.tls for address, _ in groups) else None
-    for address, audiences in groups:
-        offered = itertools.chain.from_iterable(routers[audience] for audience in audiences)
-        app = create_app(
-            audiences,
-            [*offered, health_router(parts.registry)],
-            config=config,
-            metrics=parts.metrics,
-            guard=parts.guard,
+    tls = tls_context(config) if any(bound.address.tls for bound in sockets) else None
+    return [
+        _listener(
+            parts, bound, [router for each in bound.audiences for router in routers[each]], tls
         )
-        lane = None
-        if config.fast_lane and Audience.INFERENCE in audiences:
-            lane = FastLane(_predictions(parts), edge=app, guard=parts.guard)
-        yield Listener.open(app, audiences, address, config=config, tls=tls, lane=lane)
+        for bound in sockets
+    ]
+
+
+def _listener(
+    parts: ServerParts, bound: Bound, routers: Sequence[APIRouter], tls: ssl.SSLContext | None
+) -> Listener:
+    app = create_app(
+        bound.audiences,
+        [*routers, health_router(parts.registry)],
+        config=parts.config,
+        metrics=parts.metrics,
+        guard=parts.guard,
+    )
+    lane = None
+    if parts.config.fast_lane and Audience.INFERENCE in bound.audiences:
+        lane = FastLane(_predictions(parts), edge=app, guard=parts.guard)
+    return Listener(app, bound, parts.config, tls=tls, lane=lane)
 
 
 def routers_of(
@@ -88,25 +98,3 @@ def _metrics_router(metrics: Metrics) -> APIRouter:
         return Response(metrics.render(names), headers={"content-type": CONTENT_TYPE})
 
     return router
-
-
-def _listening(config: ServeConfig) -> Iterator[tuple[Address, tuple[Audience, ...]]]:
-    """Each address and who is served there: one listener for those who share it; inference first.
-
-    Port 0 is the kernel's to choose, so it is never the same twice.
-    """
-    wanted = {
-        Audience.INFERENCE: config.inference_address,
-        Audience.MANAGEMENT: config.management_address,
-    }
-    if config.metrics_api:
-        wanted[Audience.METRICS] = config.metrics_address
-    groups: list[tuple[Address, tuple[Audience, ...]]] = []
-    for audience, address in wanted.items():
-        for place, (other, audiences) in enumerate(groups):
-            if address == other and (address.port or address.path):
-                groups[place] = (address, (*audiences, audience))
-                break
-        else:
-            groups.append((address, (audience,)))
-    yield from groups

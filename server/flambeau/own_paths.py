@@ -23,5 +23,5 @@ def cache_directory(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def library_directory(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where compiled models are: beside the choices, as fenced workers may write there, not here."""
+    """Where compiled models are; not among the choices, where fenced workers may write."""
     return cache_directory(environment).with_name("compiled")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from flambeau.deployment import DeployEvent, DeployStep
+from flambeau.desired import Desired
 from flambeau.errors import (
     BadParameter,
     Conflict,
@@ -20,12 +21,15 @@ from flambeau.errors import (
     FlambeauError,
     ModelNotFound,
     ModelVersionNotFound,
+    StateNotSaved,
     WorkerError,
 )
+from flambeau.memory import Memory, record_of
 from flambeau.messages import LoadStage
 from flambeau.metrics import Metrics, VersionGauges
 from flambeau.model_settings import ModelSettings
 from flambeau.model_version import Host, ModelVersion, Package, VersionState
+from flambeau.state import Operation
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -62,6 +66,7 @@ class Registry:
         metrics: Metrics,
         drain_timeout_s: float,
         discard: Callable[[Package], Awaitable[None]],
+        memory: Memory | None = None,
     ) -> None:
         """Start empty.
 
@@ -70,17 +75,22 @@ class Registry:
             metrics: Where versions count.
             drain_timeout_s: How long a removed version's requests may take to finish.
             discard: Deletes a package's unpacked files once its version is closed.
+            memory: What survives a crash; None for nothing.
         """
         # for the life of the server
         self._host = host
         self._metrics = metrics
         self._drain_timeout_s = drain_timeout_s
         self._discard = discard
+        self._memory = memory or Memory()
+        # held while a change is written down and then made
+        self._changing = asyncio.Lock()
         # by name
         self._models: dict[str, _Model] = {}
         # deployments and removals that go on whoever asked for them
         self._background: set[asyncio.Task[Any]] = set()
         self._draining: set[asyncio.Task[int]] = set()
+        self._changes: set[asyncio.Task[Any]] = set()
         # readiness
         self._starting = True
         self._accepting = True
@@ -130,6 +140,7 @@ class Registry:
         """What `is_ready` is waiting for, for people."""
         reasons = [] if self._accepting else ["the server is stopping"]
         reasons += ["models are being unpacked"] if self._starting else []
+        reasons += [self._memory.lost] if self._memory.lost else []
         reasons += [f"{url} is not served: {why}" for url, why in self._startup_failures.items()]
         for version in self.defaults():
             if version.state is not VersionState.READY and version.settings.min_workers > 0:
@@ -190,25 +201,86 @@ class Registry:
         return version
 
     async def wait_loaded(self, version: ModelVersion) -> None:
-        """Wait for a registered version's workers; on failure take it out of the table again.
+        """Wait for a registered version's workers, and remember it; else take it out again.
 
         Raises:
             LoadFailed, OutOfResources, WorkerTimeout, WorkerDied: Why it cannot serve.
+            StateNotSaved: It cannot be remembered.
         """
         try:
             await version.wait_workers()
         except WorkerError:
+            await self._change(self._forget(version))
+            await self._remove(version)
+            raise
+        await self.remember(version)
+
+    async def remember(self, version: ModelVersion) -> None:
+        """Write a registered version down, before its client is told; else take it out again.
+
+        Raises:
+            StateNotSaved: It cannot be written.
+        """
+        if not version.package.is_part:
+            await self._change(self._remember(version))
+
+    async def _remember(self, version: ModelVersion) -> None:
+        try:
+            async with self._changing:
+                if self._is_gone(version):
+                    raise Conflict(
+                        f"version {version.version} of model {version.model} was removed meanwhile"
+                    )
+                await self._memory.commit(
+                    Operation(name="register", model=version.model, version=version.version),
+                    lambda desired: desired.with_version(record_of(version)),
+                )
+        except StateNotSaved:
             await self._remove(version)
             raise
 
-    def scale(self, version: ModelVersion, low: int, high: int) -> asyncio.Task[None]:
+    async def _forget(self, version: ModelVersion) -> None:
+        """Take back what was remembered of a version that has failed, if anything was."""
+        model, number = version.model, version.version
+        async with self._changing:
+            if self._memory.desired.version(model, number) is None or self._is_gone(version):
+                return
+            try:
+                await self._memory.commit(
+                    Operation(name="failed", model=model, version=number),
+                    lambda desired: desired.without(model, number),
+                )
+            except StateNotSaved as error:
+                _log.warning("version %s of model %s is still remembered: %s", number, model, error)
+
+    async def remember_start(self) -> None:
+        """Write down what is served from the start, where it differs from what was remembered."""
+        async with self._changing:
+            await self._memory.commit_start()
+
+    async def scale(self, version: ModelVersion, low: int, high: int) -> asyncio.Task[None]:
         """Bring a version to at least `low` and at most `high` workers.
 
         Returns:
             A task that runs to its end even if nobody awaits it; it raises as
             `ModelVersion.scale` does.
+
+        Raises:
+            StateNotSaved: The counts cannot be remembered; nothing has changed.
         """
-        return self._in_background(self._scale(version, low, high))
+        return await self._change(self._remember_scale(version, low, high))
+
+    async def _remember_scale(
+        self, version: ModelVersion, low: int, high: int
+    ) -> asyncio.Task[None]:
+        async with self._changing:
+            await self._memory.commit(
+                Operation(name="scale", model=version.model, version=version.version),
+                lambda desired: desired.with_workers(
+                    version.model, version.version, low=low, high=high
+                ),
+            )
+            return self._in_background(self._scale(version, low, high))
 
     async def _scale(self, version: ModelVersion, low: int, high: int) -> None:
         try:
@@ -216,13 +288,32 @@ class Registry:
         finally:
             self.on_change()
 
-    def set_default(self, model: str, version: str) -> None:
+    async def set_default(self, model: str, version: str) -> None:
         """Let another version answer by default, from the next request on.
 
         Raises:
             ModelNotFound, ModelVersionNotFound: No such entry.
             Conflict: The version is not ready.
+            StateNotSaved: The choice cannot be remembered; the default stays.
         """
+        self._check_default(model, version)
+        await self._change(self._set_default(model, version))
+
+    async def _set_default(self, model: str, version: str) -> None:
+        async with self._changing:
+            entry, chosen = self._check_default(model, version)
+
+            def change(desired: Desired) -> Desired:
+                if desired.version(model, version) is None:  # some of its workers still start
+                    desired = desired.with_version(record_of(chosen))
+                return desired.with_default(model, version)
+
+            operation = Operation(name="set-default", model=model, version=version)
+            await self._memory.commit(operation, change)
+            self._flip(entry, chosen)
+
+    def _check_default(self, model: str, version: str) -> tuple[_Model, ModelVersion]:
+        """The version that may become the default, or why it may not."""
         entry = self._entry(model)
         chosen = entry.versions.get(version)
         if chosen is None:
@@ -233,7 +324,7 @@ class Registry:
                 f"Model version {version} of model {model} is {chosen.state.value}{detail}, not "
                 f"ready; version {entry.default} stays the default. Scale it up or wait for it."
             )
-        self._flip(entry, chosen)
+        return entry, chosen
 
     def choose_default(self, version: ModelVersion) -> None:
         """Let a version answer by default although its workers are still starting."""
@@ -245,12 +336,29 @@ class Registry:
         Raises:
             ModelNotFound, ModelVersionNotFound: No such entry.
             DefaultVersionInUse: It is the default while others exist.
+            StateNotSaved: The removal cannot be remembered; the version stays.
         """
+        self._check_removal(model, version)
+        removal = await self._change(self._unregister(model, version))
+        await asyncio.shield(removal)
+
+    async def _unregister(self, model: str, version: str | None) -> asyncio.Task[int]:
+        async with self._changing:
+            found = self._check_removal(model, version)
+            if not found.package.is_part:
+                await self._memory.commit(
+                    Operation(name="unregister", model=model, version=found.version),
+                    lambda desired: desired.without(model, found.version),
+                )
+            return self._take_out(found)
+
+    def _check_removal(self, model: str, version: str | None) -> ModelVersion:
+        """The version that may be removed, or why it may not."""
         entry = self._entry(model)
         found = self.resolve(model, version)
         if found.version == entry.default and len(entry.versions) > 1:
             raise DefaultVersionInUse(f"Cannot remove default version for model {model}")
-        await self._remove(found)
+        return found
 
     def deploy(
         self, registration: Registration, *, on_event: Callable[[DeployEvent], None]
@@ -288,19 +396,46 @@ class Registry:
         """The rest of a deployment, from loading to the end of the previous version."""
         on_event(_event(DeployStep.REGISTERED, version))
         try:
-            await self.wait_loaded(version)
-            version.on_stage = lambda _: None  # workers started later are no part of this
-            entry = self._entry(version.model)
-            old = entry.versions[entry.default]
-            self.set_default(version.model, version.version)
+            try:
+                await version.wait_workers()
+                version.on_stage = lambda _: None  # workers started later are no part of this
+                old, removal = await self._replace_default(version)
+            except (WorkerError, StateNotSaved):
+                await self._remove(version)
+                raise
         except FlambeauError as error:
             on_event(_event(DeployStep.FAILED, version, str(error)))
             return
         if old is not version:
             on_event(_event(DeployStep.DEFAULT, version, f"instead of version {old.version}"))
-            given_up = await self._remove(old)
+            given_up = await removal if removal is not None else 0
             on_event(_event(DeployStep.DRAINED, old, f"{given_up} requests given up"))
         on_event(_event(DeployStep.DONE, version))
+
+    async def _replace_default(
+        self, version: ModelVersion
+    ) -> tuple[ModelVersion, asyncio.Task[int] | None]:
+        """Make a version that is ready the default, and begin to remove the one before.
+
+        Returns:
+            The previous default, which may be this one, and the task that drains it.
+
+        Raises:
+            ModelNotFound, ModelVersionNotFound, Conflict: As `set_default`.
+            StateNotSaved: Nothing has changed.
+        """
+        model, number = version.model, version.version
+        async with self._changing:
+            entry, _ = self._check_default(model, number)
+            old = entry.versions[entry.default]
+
+            def change(desired: Desired) -> Desired:
+                desired = desired.with_version(record_of(version)).with_default(model, number)
+                return desired if old is version else desired.without(model, old.version)
+
+            await self._memory.commit(Operation(name="deploy", model=model, version=number), change)
+            self._flip(entry, version)
+            return old, None if old is version else self._take_out(old)
 
     def stop_accepting(self) -> None:
         """Be not ready from now on; requests that come all the same are still answered."""
@@ -323,6 +458,8 @@ class Registry:
     async def close(self) -> int:
         """Drain and close everything; returns how many requests were given up."""
         self.stop_accepting()
+        if self._changes:
+            await asyncio.wait(self._changes)
         versions = [v for entry in self._models.values() for v in entry.versions.values()]
         given_up = await asyncio.gather(*(self._remove(version) for version in versions))
         if self._background:
@@ -347,18 +484,33 @@ class Registry:
         entry.default = version.version
         self.on_change()
 
-    async def _remove(self, version: ModelVersion) -> int:
-        """Out of the table in this step; then drained and closed even if the caller goes away."""
+    def _is_gone(self, version: ModelVersion) -> bool:
         entry = self._models.get(version.model)
-        if entry is None or entry.versions.get(version.version) is not version:
+        return entry is None or entry.versions.get(version.version) is not version
+
+    async def _remove(self, version: ModelVersion) -> int:
+        """Take a version out, and wait for its end; returns how many requests were given up."""
+        if self._is_gone(version):
             return 0  # somebody else removes it already
+        return await asyncio.shield(self._take_out(version))
+
+    def _take_out(self, version: ModelVersion) -> asyncio.Task[int]:
+        """Out of the table in this step; then drained and closed even if the caller goes away."""
+        entry = self._models[version.model]
         del entry.versions[version.version]
         if not entry.versions:
             del self._models[version.model]
         elif entry.default == version.version:
             entry.default = next(reversed(entry.versions))
         self.on_change()
-        return await asyncio.shield(self._in_background(self._drain_and_close(version)))
+        return self._in_background(self._drain_and_close(version))
+
+    async def _change(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Write a change down and make it, to the end even if the caller goes away."""
+        task = asyncio.ensure_future(work)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
 
     def _in_background(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         task = asyncio.ensure_future(work)

@@ -16,7 +16,7 @@ from fastapi import APIRouter
 
 from flambeau.api.auth import Guard
 from flambeau.api.operations import Operations
-from flambeau.app import Audience
+from flambeau.audience import Audience
 from flambeau.config import ServeConfig
 from flambeau.metrics import Metrics
 from flambeau.packages import PackageLoader

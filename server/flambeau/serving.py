@@ -12,15 +12,17 @@ import gc
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
-from flambeau.app import Audience
 from flambeau.assembly import make_parts
+from flambeau.audience import Audience
 from flambeau.audit import audit_file
+from flambeau.binding import Bound, bound_sockets
 from flambeau.config import ServeConfig
 from flambeau.devices import count_gpus
 from flambeau.heap import keep_freed_memory
 from flambeau.key_file import Tokens
 from flambeau.listener import Listener
 from flambeau.listening import listeners_of
+from flambeau.memory import Memory
 from flambeau.registry import Registry
 from flambeau.services import MakeService, Service
 from flambeau.signing import read_trust
@@ -46,6 +48,7 @@ async def serve(
     templates: Templates,
     on_started: Callable[[dict[Audience, str]], None],
     services: Sequence[MakeService] = (),
+    sockets: Sequence[Bound] | None = None,
 ) -> int:
     """Serve until a signal; returns the exit code.
 
@@ -54,6 +57,7 @@ async def serve(
         templates: Where workers come from, while this runs.
         on_started: Called with each listener's address once all of them accept connections.
         services: What runs beside the listeners, besides what every server does.
+        sockets: Where it listens; None binds the addresses of the configuration.
 
     Raises:
         ConfigError: An address that cannot be bound, a certificate or file that cannot be used, or
@@ -62,6 +66,9 @@ async def serve(
     num_gpus = count_gpus()
     num_gpus = num_gpus if config.num_gpus < 0 else min(config.num_gpus, num_gpus)
     async with contextlib.AsyncExitStack() as stack:
+        if sockets is None:
+            sockets = stack.enter_context(bound_sockets(config))
+        memory = await stack.enter_async_context(Memory.opened(config))
         trust = read_trust(
             config.signatures, trusted_keys=config.trusted_keys, revoked_keys=config.revoked_keys
         )
@@ -70,10 +77,10 @@ async def serve(
         )
         stack.enter_context(audit_file(config.audit_log))
         tokens = stack.enter_context(Tokens.opened(config))
-        parts = make_parts(config, store, tokens, templates, num_gpus=num_gpus)
+        parts = make_parts(config, store, tokens, templates, memory, num_gpus=num_gpus)
         registry, packages = parts.registry, parts.packages
         beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
-        listeners = [stack.enter_context(opened) for opened in listeners_of(parts, tokens, beside)]
+        listeners = listeners_of(parts, sockets, tokens, beside)
         stop = stack.enter_context(StopSignal())
         keep_freed_memory(max_bytes=_MAX_FREE_BYTES)
         gc.collect()
@@ -83,7 +90,11 @@ async def serve(
         on_started({audience: each.url for each in listeners for audience in each.audiences})
         loading = asyncio.ensure_future(
             load_startup_models(
-                config, registry, packages, workers=startup_workers(config, num_gpus=num_gpus)
+                config,
+                registry,
+                packages,
+                memory,
+                workers=startup_workers(config, num_gpus=num_gpus),
             )
         )
         loaded_or_stop = {loading, stopped := asyncio.ensure_future(stop.wait())}

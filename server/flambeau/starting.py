@@ -17,7 +17,8 @@ from flambeau.templates import Templates
 from flambeau.worker_launch import worker_launch
 
 if TYPE_CHECKING:
-    from flambeau.app import Audience
+    from flambeau.audience import Audience
+    from flambeau.binding import Bound
     from flambeau.config import ServeConfig
     from flambeau.services import MakeService
 
@@ -28,6 +29,7 @@ def run_server(
     on_started: Callable[[Mapping[Audience, str]], None],
     environment: Mapping[str, str] = os.environ,
     services: Callable[[], Sequence[MakeService]] = tuple,
+    sockets: Sequence[Bound] | None = None,
 ) -> int:
     """Serve until a signal; returns the exit code.
 
@@ -36,6 +38,7 @@ def run_server(
         on_started: Called with each listener's address once all of them accept connections.
         environment: What workers get of it: all but our own settings and what is blacklisted.
         services: Imports and gives what runs beside the listeners, besides what every server does.
+        sockets: Where it listens; None binds the addresses of the configuration.
 
     Raises:
         ConfigError: An address that cannot be bound, or another setting that cannot be used.
@@ -51,7 +54,11 @@ def run_server(
             serving = await asyncio.to_thread(importlib.import_module, "flambeau.serving")
             beside = await asyncio.to_thread(services)
             exit_code: int = await serving.serve(
-                config, templates=templates, on_started=on_started, services=beside
+                config,
+                templates=templates,
+                on_started=on_started,
+                services=beside,
+                sockets=sockets,
             )
         return exit_code
 

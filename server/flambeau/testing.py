@@ -7,13 +7,23 @@ worker = FakeWorker()
 from __future__ import annotations
 
 import asyncio
+import errno
+import io
+import os
+import signal
+import sqlite3
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from flambeau.archive import write_archive
+from flambeau.disk import Disk
 from flambeau.manifest import Manifest
 from flambeau.messages import BatchDone, Chunk, Failure, InferenceRequest, Input, Reply
+
+_T = TypeVar("_T")
 
 
 def make_archive(
@@ -116,3 +126,73 @@ class FakeWorker:
     def fail_next(self, error: Exception) -> None:
         """Fail the oldest batch that is held with `error`."""
         self._gates.pop(0).set_exception(error)
+
+
+class Fault(Enum):
+    """What a step of a `FaultyDisk` does instead of its work, or after it."""
+
+    NO_SPACE = errno.ENOSPC
+    IO_ERROR = errno.EIO
+    INTERRUPTED = errno.EINTR
+    KILL = 0  # the process ends there
+
+
+class FaultyDisk(Disk):
+    """A disk whose n-th step fails, once or from then on.
+
+    for number in itertools.count(1):
+        disk = FaultyDisk(number, Fault.NO_SPACE)
+        save(disk=disk)  # must be whole or refused
+        if not disk.has_failed:
+            break
+
+    Attributes:
+        steps: What has been asked of it, oldest first.
+        has_failed: Whether the n-th step has come.
+    """
+
+    def __init__(
+        self, number: int, fault: Fault, *, from_then_on: bool = False, after: bool = False
+    ) -> None:
+        """Fail one step.
+
+        Args:
+            number: Which one, from 1.
+            fault: How.
+            from_then_on: Fail all later steps, too; not for INTERRUPTED, after which Python writes
+                again, and again.
+            after: Do the work first, and fail then: nobody is told that it is done.
+        """
+        assert not (from_then_on and fault is Fault.INTERRUPTED)
+        self.steps: list[str] = []
+        self.has_failed = False
+        self._number = number
+        self._fault = fault
+        self._from_then_on = from_then_on
+        self._after = after
+
+    def at(self, step: str, work: Callable[[], _T]) -> _T:
+        self.steps.append(step)
+        place = len(self.steps)
+        if not (place == self._number or (self._from_then_on and place > self._number)):
+            return work()
+        self.has_failed = True
+        try:
+            done = work() if self._after else None
+        finally:
+            if self._fault is Fault.KILL:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if isinstance(done, sqlite3.Connection):
+            done.close()
+        if isinstance(done, io.IOBase):
+            done.close()
+        if step == "sqlite":
+            raise sqlite3.OperationalError(_SQLITE_TEXTS[self._fault])
+        raise OSError(self._fault.value, os.strerror(self._fault.value))
+
+
+_SQLITE_TEXTS = {
+    Fault.NO_SPACE: "database or disk is full",
+    Fault.IO_ERROR: "disk I/O error",
+    Fault.INTERRUPTED: "interrupted",
+}

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from flambeau.disk import DISK, Disk
+
 
 @contextmanager
-def written_aside(path: Path) -> Generator[BinaryIO]:
+def written_aside(
+    path: Path, *, mode: int = 0o666, outlives_crash: bool = True, disk: Disk = DISK
+) -> Generator[BinaryIO]:
     """A new file that takes the name `path` when the block ends, complete and on disk.
 
     It is hidden beside `path` until then, and vanishes when the block raises.
+
+    Args:
+        path: Its name.
+        mode: Who may use it, from its first moment on, less the umask.
+        outlives_crash: Whether the name must be there after the machine has crashed. Then an
+            OSError may also mean that `path` is complete, but perhaps only until a crash.
+        disk: What it is written to.
     """
     aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with aside.open("xb+") as file:
+        with disk.create(aside, mode=mode) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
+            disk.fsync(file)
+        disk.rename(aside, path)
+    except BaseException:
         aside.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)  # else a crash may forget the rename
-    finally:
-        os.close(directory)
+        raise
+    if outlives_crash:
+        disk.sync_directory(path.parent)

@@ -179,13 +179,21 @@ class Server:
         return dict(json.loads(self.stderr.wait(lambda line: wanted(json.loads(line)))))
 
     def processes(self) -> list[psutil.Process]:
-        """All that runs because of this server: itself, its template, its workers and theirs."""
+        """All that runs because of this server: supervisor, front, templates, workers, theirs."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 
     def workers(self) -> list[psutil.Process]:
         """Its workers and what they started."""
-        with_template = [each for each in self.processes() if each.pid != self.process.pid]
-        return [process for process in with_template if not _is_template(process)]
+        return [
+            process
+            for process in self.processes()
+            if not (_is_server(process) or is_template(process))
+        ]
+
+    def front(self) -> psutil.Process:
+        """The process that serves, below the supervisor."""
+        (front,) = filter(_is_server, psutil.Process(self.process.pid).children())
+        return front
 
     def _is_ours(self, process: psutil.Process) -> bool:
         try:
@@ -241,11 +249,21 @@ class Server:
         self.stderr.wait_closed()
 
 
-def _is_template(process: psutil.Process) -> bool:
+def is_template(process: psutil.Process) -> bool:
+    """Whether workers are forked from it."""
+    return TEMPLATE_FLAG in _command_line(process)
+
+
+def _is_server(process: psutil.Process) -> bool:
+    """Whether it is the front, or its supervisor."""
+    return "serve" in _command_line(process)[:3]
+
+
+def _command_line(process: psutil.Process) -> list[str]:
     try:
-        return TEMPLATE_FLAG in process.cmdline()
+        return process.cmdline()
     except psutil.NoSuchProcess:
-        return False
+        return []
 
 
 @contextmanager
@@ -300,8 +318,13 @@ def _start(
 
 
 def serve_command(store: Path, *flags: str) -> list[str]:
-    """The command line of a server that takes free ports where the flags name none."""
+    """The command line of a server that takes free ports where the flags name none.
+
+    It remembers nothing unless the flags name a state file.
+    """
     command = [FLAMBEAU, "serve", "--model-store", str(store), *flags]
+    if "--state-file" not in flags:
+        command += ["--state-file", ""]
     for audience in ("inference", "management", "metrics", "grpc-inference", "grpc-management"):
         if f"--{audience}-address" not in flags:
             command += [f"--{audience}-address", "127.0.0.1:0"]

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from tests.integration.archives import service, summing
-from tests.integration.server import Server, running_server, wait_until
+from tests.integration.server import Server, is_template, running_server, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -29,8 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Server]:
 
 def templates(server: Server) -> list[psutil.Process]:
     """The server's template, and those that have loaded a model."""
-    others = {server.process.pid, *(worker.pid for worker in server.workers())}
-    return [process for process in server.processes() if process.pid not in others]
+    return [process for process in server.processes() if is_template(process)]
 
 
 def scale(server: Server, model: str, workers: int) -> list[int]:

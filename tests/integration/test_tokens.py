@@ -18,7 +18,7 @@ import pytest
 from flambeau.address import Address
 from flambeau.api.auth import Guard, GuardedRoute
 from flambeau.api.operations import Operations
-from flambeau.app import Audience
+from flambeau.audience import Audience
 from flambeau.cli import main
 from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle

@@ -81,7 +81,7 @@ def test_unknown_names_are_told_in_torchserve_s_words() -> None:
         with pytest.raises(
             ModelVersionNotFound, match=r"^Model version 9 does not exist for model m$"
         ):
-            registry.set_default("m", "9")
+            await registry.set_default("m", "9")
 
     run(story)
 
@@ -115,7 +115,7 @@ def test_a_version_that_is_not_ready_does_not_become_the_default() -> None:
         registry.register(registration("1.0"))
         registry.register(registration("2.0"))
         with pytest.raises(Conflict, match=r"version 1\.0 stays the default"):
-            registry.set_default("m", "2.0")
+            await registry.set_default("m", "2.0")
         assert registry.resolve("m").version == "1.0"
 
     run(story)

@@ -104,7 +104,7 @@ class _Routes:
 
     async def set_default(self, model_name: str, model_version: str) -> Response:
         """Let this version answer by default, from the next request on."""
-        return _response(self._operations.set_default(model_name, model_version))
+        return _response(await self._operations.set_default(model_name, model_version))
 
     async def unregister(self, model_name: str) -> Response:
         """Remove the default version; drained first."""

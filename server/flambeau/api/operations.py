@@ -96,6 +96,7 @@ class Operations:
             ModelNotFound, ArchiveError: The archive is missing or unusable.
             Conflict: This version of this model exists.
             LoadFailed, OutOfResources: Not every worker became ready; the model is gone again.
+            StateNotSaved: It cannot be remembered; the model is gone again.
         """
         entry = await self._registration(
             parameters,
@@ -105,11 +106,14 @@ class Operations:
         version = await self._or_discard(entry, lambda: self._registry.register(entry))
         count = entry.settings.min_workers
         prefix = f'Model "{version.model}" Version: {version.version} registered with {count}'
+        waits = count > 0 and parameters.flag("synchronous", default=True)
+        if not waits:
+            await self._registry.remember(version)
         if count == 0:
             return _status(
                 f"{prefix} initial workers. Use scale workers API to add workers for the model."
             )
-        if not parameters.flag("synchronous", default=True):
+        if not waits:
             return _status(_WORKING, code=202)
         try:
             await self._registry.wait_loaded(version)
@@ -139,13 +143,14 @@ class Operations:
             ModelNotFound, ModelVersionNotFound: No such entry.
             BadParameter: Counts that make no sense.
             LoadFailed, OutOfResources: A new worker did not become ready; the others stay.
+            StateNotSaved: The counts cannot be remembered; nothing has changed.
         """
         number = number or parameters.text("model_version") or None
         version = self._registry.resolve(model, number)
         low = parameters.number("min_worker", 1)
         high = parameters.number("max_worker", low)
         version.settings.with_workers(low, high)  # refuses wrong counts before anything changes
-        scaling = self._registry.scale(version, low, high)
+        scaling = await self._registry.scale(version, low, high)
         if not parameters.flag("synchronous", default=False):
             return _status(_WORKING, code=202)
         try:
@@ -193,14 +198,15 @@ class Operations:
         more = {"nextPageToken": str(start + size)} if start + size < len(versions) else {}
         return Answer(200, more | {"models": page})
 
-    def set_default(self, model: str, number: str) -> Answer:
+    async def set_default(self, model: str, number: str) -> Answer:
         """Let this version answer by default, from the next request on.
 
         Raises:
             ModelNotFound, ModelVersionNotFound: No such entry.
             Conflict: The version is not ready.
+            StateNotSaved: The choice cannot be remembered; the default stays.
         """
-        self._registry.set_default(model, number)
+        await self._registry.set_default(model, number)
         return _status(f'Default version successfully updated for model "{model}" to "{number}"')
 
     async def unregister(self, model: str, number: str | None = None) -> Answer:
@@ -210,6 +216,7 @@ class Operations:
             MethodNotAllowed: The model API is off.
             ModelNotFound, ModelVersionNotFound: No such entry.
             DefaultVersionInUse: It is the default while others exist.
+            StateNotSaved: The removal cannot be remembered; the version stays.
             DeadlineExceeded: It takes longer than the caller may wait, and goes on.
         """
         self._check_model_api()

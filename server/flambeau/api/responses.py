@@ -48,6 +48,8 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.Conflict: (409, "ConflictStatusException"),
     errors.Overloaded: (503, "ServiceUnavailableException"),
     errors.DeadlineExceeded: (408, "RequestTimeoutException"),
+    errors.StateNotSaved: (503, "ServiceUnavailableException"),
+    errors.StateFull: (507, "InternalServerException"),
     errors.WorkerError: (500, "InternalServerException"),
     errors.HandlerFailed: (503, "InternalServerException"),
     errors.WorkerTimeout: (504, "InternalServerException"),

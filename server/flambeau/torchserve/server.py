@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping
 
 import flambeau
-from flambeau.app import Audience
+from flambeau.audience import Audience
 from flambeau.services import MakeService, Service
 from flambeau.starting import run_server
 from flambeau.torchserve import TORCHSERVE_VERSION

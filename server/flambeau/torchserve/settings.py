@@ -56,6 +56,7 @@ def settings_of(properties: Properties) -> Settings:
         "token_auth": True,
         "token_status_400": True,
         "open_inference_protocol": False,
+        "state_file": "",  # its snapshots remember what is served
         "metrics_mode": MetricsMode.LOG,
         "allowed_urls": (r"file://.*|http(s)?://.*",),
         "one_worker_per_cpu": True,

@@ -95,6 +95,7 @@ def own_server(store: Path, directory: Path, *, max_request_bytes: int) -> Gener
     for audience in ("inference", "management"):
         command += [f"--{audience}-address", "127.0.0.1:0"]
     command += ["--no-metrics-api", "--no-grpc", "--no-system-metrics", "--no-access-log"]
+    command += ["--state-file", "", "--no-supervisor"]
     command += ["--job-queue-size", str(_JOB_QUEUE_SIZE)]
     command += ["--max-request-bytes", str(max_request_bytes)]
     command += ["--drain-timeout-s", "0"]  # nobody waits for the answers

@@ -15,7 +15,8 @@ from flambeau.api.auth import (
     RenewalRoute,
     require_roles,
 )
-from flambeau.app import Audience, create_app
+from flambeau.app import create_app
+from flambeau.audience import Audience
 from flambeau.config import ServeConfig
 from flambeau.errors import BadParameter, Forbidden, TokenRefused, Unauthorized
 from flambeau.metrics import Metrics

@@ -7,7 +7,8 @@ import httpx
 
 from flambeau.api.auth import Guard
 from flambeau.api.health import health_router
-from flambeau.app import Audience, create_app
+from flambeau.app import create_app
+from flambeau.audience import Audience
 from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
 from flambeau.metrics import Metrics

@@ -10,7 +10,8 @@ import pytest
 
 import flambeau
 from flambeau.api.open_inference import open_inference_routers
-from flambeau.app import Audience, create_app
+from flambeau.app import create_app
+from flambeau.audience import Audience
 from flambeau.config import ServeConfig
 from flambeau.devices import DeviceCycle
 from flambeau.manifest import Manifest

@@ -94,7 +94,9 @@ class ManagementService:
 
     async def set_default(self, message: SetDefaultRequest, _: Call) -> ManagementResponse:
         """Let a version answer by default."""
-        answer = self._operations.set_default(_model(message.model_name), message.model_version)
+        answer = await self._operations.set_default(
+            _model(message.model_name), message.model_version
+        )
         return ManagementResponse(msg=answer.text)
 
     async def unregister(self, message: UnregisterModelRequest, _: Call) -> ManagementResponse:

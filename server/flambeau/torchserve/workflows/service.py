@@ -14,7 +14,7 @@ from flambeau.api.body import BodyLimit, read_body, split_inputs
 from flambeau.api.management import arguments_of
 from flambeau.api.parameters import Parameters
 from flambeau.api.responses import METHOD_TEXT, PrettyJSON, status_message
-from flambeau.app import Audience
+from flambeau.audience import Audience
 from flambeau.downloads import Downloads
 from flambeau.errors import BadParameter, MethodNotAllowed
 from flambeau.messages import InferenceRequest
