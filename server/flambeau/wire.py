@@ -21,9 +21,9 @@ _LENGTH: Final = struct.Struct("<Q")
 _SCRATCH_BYTES: Final = 256 * 1024  # more than Linux lets wait in a Unix socket, 208 KiB
 MAX_FRAME_BYTES: Final = 2**32 - 1  # msgpack's own limit on one body
 # From here on a body is not copied into its frame, and goes through shared memory where that is
-# there: by turns with the socket, front and worker took 1.05 of its time for 64 KiB, 1.02 for 150
-# KiB (0.94 and 0.95 for four in a batch), 0.81 for 600 KiB (0.55), 0.62 for 4 MiB (0.55) and 0.78
-# for 16 MiB (0.53).
+# there: by turns with the socket, front and worker took 1.05 of its time for 64 KiB and 1.02 for
+# 150 KiB (0.94 and 0.95 for four in a batch), 0.81 for 600 KiB (0.55), 0.62 for 4 MiB (0.55) and
+# 0.78 for 16 MiB (0.53).
 LARGE_BODY_BYTES: Final = 64 * 1024
 _BIN_32: Final = struct.Struct(">BI")  # how msgpack begins a body of such a length: 0xC6, length
 _MARK: Final = memoryview(secrets.token_bytes(16))

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,41 +61,6 @@ def ask(
 )
 def test_slashes_at_the_end_do_not_count(path: str, seen: str) -> None:
     assert ask(path)[2] == seen
-
-
-@pytest.mark.parametrize(
-    "host",
-    [b"localhost", b"127.0.0.1:8080", b"[::1]:8080", b"a_b.example", b"", b"xn--bcher-kva.example"],
-)
-def test_a_host_is_a_name_with_or_without_a_port(host: bytes) -> None:
-    assert ask(headers=[(b"host", host)])[0] == 200
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        [],
-        [*ONE_HOST, *ONE_HOST],
-        [(b"host", b"a/ping?")],
-        [(b"host", b"a?b")],
-        [(b"host", b"a#b")],
-        [(b"host", b"user@a")],
-        [(b"host", b"a b")],
-        [(b"host", b"a,\xe9")],
-        [(b"host", b"a\\b")],
-    ],
-)
-def test_no_host_or_an_odd_one_or_two_are_refused(headers: Headers) -> None:
-    status, found, body = ask(headers=headers)
-    assert status == 400
-    assert found["content-type"] == "application/json"
-    assert "x-request-id" in found
-    assert json.loads(body)["message"] == "send one Host header with a host's name"
-
-
-def test_the_oldest_protocol_needs_no_host() -> None:
-    assert ask(headers=[], version="1.0")[0] == 200
-    assert ask(headers=[*ONE_HOST, *ONE_HOST], version="1.0")[0] == 400
 
 
 def test_every_answer_says_that_it_must_not_be_kept() -> None:
