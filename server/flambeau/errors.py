@@ -23,6 +23,7 @@
     |  |- Unauthorized           no token, or none that is valid
     |  |  `- TokenRefused          the same, or one for something else, as TorchServe says it
     |  |- Forbidden              the token is for something else
+    |  |- ForeignPage            a page in somebody's browser asks, not its user
     |  |- NotFound               no such route, model, version or archive
     |  |- MethodNotAllowed       the route exists, the method does not
     |  |- Quarantined            the same request ended two workers a short while ago
@@ -143,6 +144,10 @@ class TokenRefused(Unauthorized):
 
 class Forbidden(RequestError):  # noqa: N818
     """The token is valid, but not for this."""
+
+
+class ForeignPage(RequestError):  # noqa: N818
+    """A page of another origin asks for a change that its user may know nothing of."""
 
 
 class NotFound(RequestError):  # noqa: N818

@@ -73,7 +73,7 @@ def routers_of(
             ),
         ],
         Audience.MANAGEMENT: [
-            management_router(parts.operations),
+            management_router(parts.operations, allowed_origin=parts.config.cors_allowed_origin),
             *([token_router(tokens)] if tokens else []),
         ],
         Audience.METRICS: [_metrics_router(parts.metrics)],

@@ -161,7 +161,7 @@ class ModelVersion(SlotObserver):
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._mode = _batch_mode(settings)
-        self._scratch = package.model_dir.with_name(f"{package.model_dir.name}.scratch")
+        self._scratch = package.model_dir.parent / f"{package.model_dir.name}.scratch"
         self._batcher = Batcher(
             self._queue(settings),
             BatchPolicy(

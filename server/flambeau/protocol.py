@@ -48,6 +48,7 @@ Cycle: TypeAlias = Turn | RouteCycle
 _END_OF_HEAD: Final = b"\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _SMALL_BYTES: Final = 64 * 1024  # bodies up to this are copied to go out with their headers
+_NOTHING: Final = Stage.NOTHING  # found faster than in its enumeration
 _MAX_UPGRADES: Final = 8  # clients that ask for HTTP/2 do so once
 _FIRST_LOOK_S: Final = 0.05
 _LAST_LOOK_S: Final = 1.0
@@ -162,7 +163,7 @@ class Protocol(HttpToolsProtocol):
         except httptools.HttpParserError as error:
             self._on_parser_error(error)
         else:
-            if self._is_arriving:
+            if self._is_arriving and not self._is_deaf:
                 self._expect_more(len(data) if num_messages == self._num_messages else 0)
             elif num_messages + 1 == self._num_messages and not was_arriving:
                 self._remember(data)
@@ -190,12 +191,12 @@ class Protocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # uvicorn's always says no
         """The client sends no more; it may still read the answers to what it has sent."""
-        if self._is_deaf or self.scheme == "https":
+        if self.scheme == "https":
             return False
-        if self._is_arriving and not self._is_head:  # the newest one, which will never be whole
+        if self._is_arriving and not (self._is_head or self._is_deaf):
             if not self.pipeline:
                 return False
-            self.pipeline.popleft()
+            self.pipeline.popleft()  # the newest one, which will never be whole
         if self._current is None and not self.pipeline:
             return False
         self._is_deaf = self._is_half_closed = True
@@ -245,7 +246,7 @@ class Protocol(HttpToolsProtocol):
         self._is_arriving = self._is_head = True
         self._num_chunks = self._num_body_bytes = 0
         assert self._watch is not None
-        self._watch.stage = Stage.NOTHING
+        self._watch.stage = _NOTHING
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._is_head:  # else it trails the body, and nobody has asked for it
@@ -253,17 +254,21 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         parser = self.parser
+        method = parser.get_method()
+        is_tunnel = False
         if parser.should_upgrade():
-            self._is_upgrade = True
-            return
+            is_tunnel = method == b"CONNECT"
+            if not is_tunnel:
+                self._is_upgrade = True
+                return
         http_version = parser.get_http_version()
         heading = self._heading
         if heading is None or not heading.is_same(self.url, self.headers, http_version):
             check_head(self.url, self.headers, http_version=http_version)
             heading = None
-        keep_alive = http_version != "1.0" and parser.should_keep_alive()
+        keep_alive = http_version != "1.0" and parser.should_keep_alive() and not is_tunnel
         self._is_last = not keep_alive
-        if self._lane is not None and parser.get_method() == b"POST":
+        if self._lane is not None and method == b"POST":
             if heading is None:
                 heading = self._new_heading(self._lane, http_version)
             if heading is not None:
@@ -341,13 +346,16 @@ class Protocol(HttpToolsProtocol):
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
         """Nothing is upgraded here, so the request goes on as if it had not asked for it."""
-        method, self._is_upgrade = self.parser.get_method(), False
+        if not self._is_upgrade:  # for a tunnel, which nobody will use
+            self._is_deaf = True
+            return
+        self._is_upgrade = False
         self._num_upgrades += 1
-        if method == b"CONNECT" or self._num_upgrades > _MAX_UPGRADES:
-            self._refuse(MalformedRequest("nothing is upgraded here, nor is this a proxy"))
+        if self._num_upgrades > _MAX_UPGRADES:
+            self._refuse(MalformedRequest("nothing is upgraded here; do not ask again and again"))
             return
         kept = [(name, value) for name, value in self.headers if name != b"upgrade"]
-        version = self.parser.get_http_version().encode()
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(
@@ -399,9 +407,10 @@ class Protocol(HttpToolsProtocol):
                 self._end()
 
     def _on_parser_error(self, error: httptools.HttpParserError) -> None:
+        if self._is_deaf or (self._is_last and not self._is_arriving):
+            self._is_deaf = True  # whatever stands behind the last request
+            return
         match error.__context__:
-            case _NothingMore():
-                self._is_deaf = True
             case FlambeauError() as refusal:
                 self._refuse(refusal)
             case Exception() as mistake:
@@ -553,6 +562,7 @@ class Protocol(HttpToolsProtocol):
         assert self._watch is not None
         is_sending = self._is_counted and (self._is_deaf or self._is_arriving)
         self._is_deaf = self._is_last = True
+        self.url, self.headers = b"", []  # which may be long, and so may the goodbye
         if is_sending and not self._is_half_closed and self.transport.can_write_eof():
             self.flow.resume_reading()
             self.transport.write_eof()

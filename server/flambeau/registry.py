@@ -21,6 +21,7 @@ from flambeau.errors import (
     FlambeauError,
     ModelNotFound,
     ModelVersionNotFound,
+    NoWorker,
     StateNotSaved,
     WorkerError,
 )
@@ -469,6 +470,8 @@ class Registry:
     def _entry(self, model: str) -> _Model:
         entry = self._models.get(model)
         if entry is None:
+            if self._starting and model in self._memory.desired.models:
+                raise NoWorker(f"Model {model} is being loaded again after a restart; retry soon")
             raise ModelNotFound(f"Model not found: {model}")
         return entry
 

@@ -18,7 +18,6 @@ from flambeau.audit import audit_file
 from flambeau.binding import Bound, bound_sockets
 from flambeau.config import ServeConfig
 from flambeau.devices import count_gpus
-from flambeau.heap import keep_freed_memory
 from flambeau.key_file import Tokens
 from flambeau.listener import Listener
 from flambeau.listening import listeners_of
@@ -34,7 +33,6 @@ from flambeau.templates import Templates
 
 _log = logging.getLogger(__name__)
 
-_MAX_FREE_BYTES = 64 << 20  # to get it anew took half the time of a body of megabytes
 _GC_THRESHOLD = 20_000  # the requests under way are thousands of objects, none of them garbage
 _LAST_WORDS_S = 1.0  # for the last answers to reach their clients once the deadline has passed
 
@@ -82,7 +80,6 @@ async def serve(
         beside = [made for make in (*_SERVICES, *services) if (made := make(parts)) is not None]
         listeners = listeners_of(parts, sockets, tokens, beside)
         stop = stack.enter_context(StopSignal())
-        keep_freed_memory(max_bytes=_MAX_FREE_BYTES)
         gc.collect()
         gc.freeze()  # else each full collection walks FastAPI's objects, in the middle of requests
         gc.set_threshold(_GC_THRESHOLD, *gc.get_threshold()[1:])

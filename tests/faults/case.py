@@ -101,8 +101,8 @@ class Scene:
 
     @property
     def front(self) -> psutil.Process:
-        """The process that listens; what was started may only watch over it."""
-        return _listening_process(self.server)
+        """The process that serves; what was started watches over it."""
+        return self.server.front()
 
     @contextlib.contextmanager
     def on(self, server: Server) -> Generator[None]:
@@ -327,22 +327,6 @@ def _left_over(scene: Scene) -> list[psutil.Process]:
     known |= {scene.front.pid}
     workers = [each for each in scene.server.workers() if each.pid not in known]
     return workers + [each for each in scene.front.children(recursive=True) if _is_zombie(each)]
-
-
-def _listening_process(server: Server) -> psutil.Process:
-    """The process that listens on the inference port, the youngest if there are several."""
-    port = server.inference.base_url.port or 0
-    main = psutil.Process(server.process.pid)
-    for process in (*main.children(recursive=True), main):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if _listens(process, port):
-                return process
-    raise AssertionError(f"nobody listens on port {port}")
-
-
-def _listens(process: psutil.Process, port: int) -> bool:
-    sockets = process.net_connections(kind="tcp")
-    return any(s.status == psutil.CONN_LISTEN and s.laddr.port == port for s in sockets)
 
 
 def _is_zombie(process: psutil.Process) -> bool:

@@ -118,7 +118,11 @@ def front_killed(
 
     A dead process cannot answer: what it was asked is cut, and only that.
     """
-    with running_server(scene.store, "--no-access-log") as server, scene.on(server):
+    state = scene.store / "state.db"
+    with (
+        running_server(scene.store, "--no-access-log", "--state-file", str(state)) as server,
+        scene.on(server),
+    ):
         scene.serve()
         scene.has_counters = False  # they begin anew with each front
         with scene.load(kills * per_kill) as load:

@@ -25,3 +25,17 @@ def test_an_end_that_drops_what_was_accepted_is_found(
 ) -> None:
     verdict = run(ENDED, {**SIZES, **broken}, server=None, store=tmp_path, seed=1)
     assert not verdict.is_kept, verdict
+
+
+FRONT = named("C3 front killed")
+
+
+def test_a_killed_front_costs_what_it_was_asked_and_no_more(tmp_path: Path) -> None:
+    verdict = run(FRONT, FRONT.short or {}, server=None, store=tmp_path, seed=1)
+    assert verdict.is_kept, verdict
+
+
+def test_a_server_that_does_not_come_back_is_found(tmp_path: Path) -> None:
+    sizes = {**(FRONT.short or {}), "kill_all": True, "ready_within_s": 1.0}
+    verdict = run(FRONT, sizes, server=None, store=tmp_path, seed=1)
+    assert not verdict.is_kept, verdict

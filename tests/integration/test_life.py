@@ -258,7 +258,7 @@ def test_a_killed_server_takes_its_workers_with_it(tmp_path: Path, gate: Path) -
     with running_server(tmp_path, models=[archive.name]) as server:
         running = hold(server, gate, "running")
         server.expected_exit_code = -signal.SIGKILL
-        assert len(server.workers()) == 2
+        wait_until(lambda: len(server.workers()) == 2, what="both workers run")
         server.stop(signal.SIGKILL)
         wait_until(lambda: not server.processes(), what="all workers are gone", timeout_s=2)
         assert is_refused(running)

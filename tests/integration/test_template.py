@@ -85,5 +85,5 @@ def test_workers_end_with_a_server_whose_template_was_killed(tmp_path: Path, gat
 def test_a_server_can_do_without(tmp_path: Path) -> None:
     archive = summing(tmp_path)
     with running_server(tmp_path, "--no-fork-workers", models=[archive.name]) as server:
-        assert len(server.processes()) == 2
+        assert len(server.processes()) == 3  # supervisor, front and worker
         assert server.predict("summing", json=[1, 2, 3.5]).text == "6.5"

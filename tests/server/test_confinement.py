@@ -18,6 +18,7 @@ from flambeau.archive import unpack
 from flambeau.child import Launch, SharedModel, start_fresh
 from flambeau.confinement import confine
 from flambeau.messages import Isolation, IsolationLevel, LoadModel, Reply
+from flambeau.output import Stream
 from flambeau.process import WorkerProcess
 from flambeau.templates import Templates
 from flambeau.testing import make_archive, make_request
@@ -148,7 +149,7 @@ async def worker(
         start_process=start_fresh if kind == "fresh" else templates.start_worker,
         shared=shared if kind == "shared" else None,
         response_timeout_s=60,
-        on_output=lambda *_: None,
+        on_output=_ignore,
     )
     loaded = await process.wait_ready(timeout_s=60, on_progress=lambda _: None)
     yield process, loaded.isolation
@@ -235,3 +236,7 @@ def test_what_a_kernel_cannot_keep_out_is_said(tmp_path: Path, max_abi: int, tex
     with os.fdopen(reading) as said:
         assert said.read() == text
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def _ignore(stream: Stream, line: str) -> None:
+    """What a worker prints."""

@@ -24,7 +24,10 @@ def test_no_more_enter_than_there_may_be() -> None:
 def test_the_number_follows_from_the_limit_on_files(
     monkeypatch: pytest.MonkeyPatch, max_files: int, count: int
 ) -> None:
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (max_files, max_files))
+    def limit(_: int) -> tuple[int, int]:
+        return max_files, max_files
+
+    monkeypatch.setattr(resource, "getrlimit", limit)
     assert max_connections(0, is_first=True) == count
     assert max_connections(0, is_first=False) == max(8, count // 16)
 

@@ -26,7 +26,7 @@ ECHO = """
     grown = []
 
     def speak(payload):
-        for number in range(3, 20):
+        for number in range(3, 256):
             try:
                 if stat.S_ISSOCK(os.fstat(number).st_mode):
                     os.write(number, len(payload).to_bytes(8, "little") + payload)

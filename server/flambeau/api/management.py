@@ -9,13 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.responses import StreamingResponse
 
 from flambeau.api.auth import ManagementRoute, note_arguments, note_outcome
 from flambeau.api.body import BodyLimit, read_body
 from flambeau.api.openapi import PARAMETERS, document_of
 from flambeau.api.operations import Answer, Operations
+from flambeau.api.pages import page_check
 from flambeau.api.parameters import Parameters
 from flambeau.api.responses import PrettyJSON
 from flambeau.deployment import DeployEvent
@@ -24,9 +25,16 @@ _MAX_JSON_BYTES = 1 << 20
 _ONE = "/models/{model_name}"
 
 
-def management_router(operations: Operations) -> APIRouter:
-    """The table of routes; operation ids are TorchServe's, and `deployModel` is ours."""
-    router = APIRouter(route_class=ManagementRoute)
+def management_router(operations: Operations, *, allowed_origin: str = "") -> APIRouter:
+    """The table of routes; operation ids are TorchServe's, and `deployModel` is ours.
+
+    Args:
+        operations: What they do.
+        allowed_origin: Whose pages in browsers may change things.
+    """
+    router = APIRouter(
+        route_class=ManagementRoute, dependencies=[Depends(page_check(allowed_origin))]
+    )
     routes = _Routes(operations)
     one, version = _ONE, _ONE + "/{model_version}"
     for method, path, endpoint, operation_id in (

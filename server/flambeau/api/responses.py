@@ -45,6 +45,7 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.Unauthorized: (401, "InvalidKeyException"),
     errors.TokenRefused: (400, "InvalidKeyException"),
     errors.Forbidden: (403, "InvalidKeyException"),
+    errors.ForeignPage: (403, "BadRequestException"),
     errors.Conflict: (409, "ConflictStatusException"),
     errors.Overloaded: (503, "ServiceUnavailableException"),
     errors.DeadlineExceeded: (408, "RequestTimeoutException"),

@@ -49,6 +49,7 @@ KNOWN_DIFFERENCES: Final = (
             *("body *.workers.*.state", "body *.workers.*.stage"),
             *("body *.workers.*.selfCheck", "body *.workers.*.reason"),
             "body *.workers.*.optimization",
+            "body *.workers.*.isolation",
         ),
         theirs=("absent",),
     ),

@@ -55,7 +55,7 @@ class Compiled:
 
     @property
     def library(self) -> Path:
-        (path,) = (self.cache / "flambeau" / "optimizing" / "compiled").glob("*.so")
+        (path,) = (self.cache / "flambeau" / "compiled").glob("*.so")
         return path
 
     def load_message(self, *, num_threads: int = 1) -> LoadModel:

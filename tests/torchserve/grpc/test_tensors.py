@@ -51,7 +51,7 @@ def test_numbers_survive_the_way_there_and_back(tensor: tuple[str, list[Any]]) -
     assert data_from_raw("x", datatype, [len(data)], raw) == data
     if datatype != "FP16":
         contents = contents_from_data(datatype, data)
-        assert data_from_contents("x", datatype, contents) == data
+        assert data_from_contents("x", datatype, [len(data)], contents) == data
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False)))
