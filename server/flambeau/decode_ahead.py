@@ -7,7 +7,7 @@ stays.
 
 What is decoded ahead sees the headers of its own batch, by a copy of the handler with a context of
 its own. When it fails for any reason, the batch comes without it and is decoded again in its turn,
-where the failure belongs to it.
+where the failure belongs to it. On a CUDA device, what is decoded is sent there at once.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from flambeau.messages import BatchMode, RunBatch
 from flambeau.sample_handler import SampleHandler
+from flambeau.side_copies import SideCopies
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +67,8 @@ class DecodeAhead:
         self._context = copy.copy(context)
         self._context.metrics = None  # those of the running batch are none of its business
         self._decode = decode
+        device = handler.device
+        self._copies = SideCopies(device) if device.type == "cuda" else None
 
     @classmethod
     def of(
@@ -108,7 +111,8 @@ class DecodeAhead:
             return None
         self._context.begin_batch(batch.requests)
         self._handler.context = self._context
-        return self._handler.prepare([self._decode(request) for request in batch.requests])
+        prepared = self._handler.prepare([self._decode(request) for request in batch.requests])
+        return prepared if self._copies is None else prepared.sent_by(self._copies)
 
 
 def is_special(request: InferenceRequest) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,6 +19,7 @@ from flambeau.codec import decode_json
 from flambeau.errors import HandlerFailed, InvalidInput, RequestError
 from flambeau.failure_text import print_traceback, text_of
 from flambeau.handler import BaseHandler, moved
+from flambeau.side_copies import regrouped
 from flambeau.signature import SIGNATURE_PATH, Signature
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from flambeau.codec import Row
     from flambeau.context import Context
+    from flambeau.side_copies import Arrival, SideCopies
 
 Sample: TypeAlias = tuple[torch.Tensor, ...]
 """One request's inputs in the model's order, each without the batch dimension."""
@@ -40,12 +42,25 @@ class Prepared:
         inputs: All of them as `collate` would give them, or None.
         samples: Else each apart, or what is wrong with it.
         seconds: What that took.
+        arrival: What `inputs` and `samples` hold, if it is on its way to a device; None if there.
     """
 
     rows: Sequence[Row]
     inputs: tuple[torch.Tensor, ...] | None
     samples: list[Sample | RequestError]
     seconds: float
+    arrival: Arrival | None = None
+
+    def sent_by(self, copies: SideCopies) -> Prepared:
+        """The same on its way to a CUDA device."""
+        if self.inputs is not None:
+            arrival = copies.begin(self.inputs)
+            return replace(self, inputs=arrival.tensors, arrival=arrival)
+        decoded = [each for each in self.samples if not isinstance(each, RequestError)]
+        arrival = copies.begin(tensor for sample in decoded for tensor in sample)
+        there = iter(regrouped(arrival.tensors, map(len, decoded)))
+        samples = [each if isinstance(each, RequestError) else next(there) for each in self.samples]
+        return replace(self, samples=samples, arrival=arrival)
 
 
 class SampleHandler(BaseHandler):
@@ -166,6 +181,8 @@ class SampleHandler(BaseHandler):
         if prepared is None or prepared.rows is not data or self.explain:
             prepared = self.prepare(data, stack=not self.explain)
         self.decoding_s = prepared.seconds
+        if prepared.arrival is not None:
+            prepared.arrival.wait()
         inputs, samples = prepared.inputs, prepared.samples
         if inputs is not None:
             return self._answer_samples(_unstacked(inputs), set(), inputs=inputs)

@@ -133,7 +133,7 @@ def test_an_answer_that_nobody_reads_is_given_up(server: Server, lane: str) -> N
 def is_open(server: Server, port: int) -> bool:
     """Whether the server has a connection with this port of a client's."""
     found = server.front().net_connections("tcp")
-    return port in {each.raddr[1] for each in found if len(each.raddr) == 2}
+    return any(port in each.raddr for each in found)
 
 
 @pytest.mark.parametrize("lane", LANES)
