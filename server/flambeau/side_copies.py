@@ -42,7 +42,9 @@ class SideCopies:
         """Send tensors off, in their order; those that are there already stay."""
         with torch.cuda.stream(self._stream):
             sent = tuple(self._sent(tensor) for tensor in tensors)
-            return Arrival(sent, self._stream.record_event())
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # not annotated
+            event.record(self._stream)
+            return Arrival(sent, event)
 
     def _sent(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.device.type != "cpu":
