@@ -69,14 +69,9 @@ def checked_entries(file: BinaryIO, limits: UnpackLimits) -> list[ZipEntry]:
         with zipfile.ZipFile(file) as opened:
             infos = opened.infolist()
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
-        raise ArchiveError(
-            f"the zip directory is damaged ({error}); copy or build the archive again"
-        ) from error
+        raise _damaged(str(error)) from error
     if len(infos) != num_entries:
-        raise ArchiveError(
-            f"the zip directory is damaged ({len(infos)} of {num_entries} entries are in it); copy "
-            "or build the archive again"
-        )
+        raise _damaged(f"{len(infos)} of {num_entries} entries are in it")
     names = check_names(((info.orig_filename, _is_dir(info)) for info in infos), limits=limits)
     entries = [_checked_entry(file, i, n, limits) for i, n in zip(infos, names, strict=True)]
     total = sum(entry.size_bytes for entry in entries)
@@ -113,6 +108,10 @@ def inflate(file: BinaryIO, entry: ZipEntry) -> Iterator[bytes]:
         raise refusal(entry.name, "does not match its CRC-32 checksum, so it is damaged")
 
 
+def _damaged(how: str) -> ArchiveError:
+    return ArchiveError(f"the zip directory is damaged ({how}); copy or build the archive again")
+
+
 def _check_end_record(file: BinaryIO, limits: UnpackLimits) -> int:
     """The end record must be the file's last bytes and promise a directory of bearable size.
 
@@ -122,7 +121,11 @@ def _check_end_record(file: BinaryIO, limits: UnpackLimits) -> int:
     size = file.seek(0, 2)
     file.seek(max(0, size - _END_RECORD.size))
     record = file.read(_END_RECORD.size)
-    if not zipfile.is_zipfile(file):
+    try:
+        is_zip = zipfile.is_zipfile(file)
+    except zipfile.BadZipFile as error:  # which is how it speaks of some damaged zip64 records
+        raise _damaged(str(error)) from error
+    if not is_zip:
         raise ArchiveError(
             "not a zip file, nor a tar.gz one; build it with `flambeau export` or "
             "`flambeau archive`"
@@ -183,8 +186,10 @@ def _is_dir(info: zipfile.ZipInfo) -> bool:
 
 def _checked_data_at(file: BinaryIO, info: zipfile.ZipInfo, name: str) -> int:
     """Where the entry's data begins, if its local header says what the directory says."""
-    file.seek(info.header_offset)
-    header = file.read(_LOCAL_HEADER.size)
+    header = b""
+    if info.header_offset >= 0:  # negative where the file's beginning is missing
+        file.seek(info.header_offset)
+        header = file.read(_LOCAL_HEADER.size)
     if len(header) < _LOCAL_HEADER.size or header[:4] != _LOCAL_SIGNATURE:
         raise refusal(name, "has no local header where the zip directory says")
     _, _, flags, method, _, _, crc, stored, size, name_len, extra_len = _LOCAL_HEADER.unpack(header)

@@ -591,3 +591,19 @@ def test_a_damaged_archive_is_refused_or_unpacks_unharmed(
         assert [item.name for item in root.iterdir()] == ["digits.mar"]
     else:
         assert (root / "model" / "model.pt").read_bytes() == b"weights" * 10
+
+
+@pytest.mark.parametrize("disks", [2, 9])
+def test_a_file_that_says_it_is_one_of_several_is_refused(tmp_path: Path, disks: int) -> None:
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, 0, disks)
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0, 0, 0, 0, 0)
+    (path := tmp_path / "part.mar").write_bytes(locator + end)
+    with pytest.raises(ArchiveError, match="the zip directory is damaged"):
+        read_manifest(path)
+
+
+def test_a_file_whose_beginning_is_missing_is_refused(archive: Path, tmp_path: Path) -> None:
+    (path := tmp_path / "rest.mar").write_bytes(archive.read_bytes()[10:])
+    with pytest.raises(ArchiveError):
+        unpack(path, tmp_path / "into")
+    assert not (tmp_path / "into").exists() or not any((tmp_path / "into").iterdir())
