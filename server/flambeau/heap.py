@@ -18,20 +18,17 @@ _MAX_FREE_BYTES: Final = 128 << 20
 _OWN_SETTINGS: Final = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
-def keep_freed_memory(*, max_bytes: int = _MAX_FREE_BYTES) -> None:
+def keep_freed_memory() -> None:
     """Let the process keep memory that it freed, for what it takes next.
 
     Does nothing where the C library is not glibc, or the environment has settings for it.
-
-    Args:
-        max_bytes: How much at most.
     """
     if any(name in os.environ for name in _OWN_SETTINGS):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _MAX_BLOCK_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, max_bytes)
+        mallopt(_M_TRIM_THRESHOLD, _MAX_FREE_BYTES)
 
 
 def give_freed_memory_back() -> None:
