@@ -10,7 +10,7 @@ import torch
 import flambeau
 from benchmarks.workloads.lenet import NUM_PIXELS, make_lenet
 from flambeau.testing import make_archive
-from training.models import ResNet18
+from training import models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,8 +28,7 @@ def lenet(path: Path) -> Path:
 
 def resnet18(path: Path) -> Path:
     """ResNet-18 for one 3 x 224 x 224 image of float32; returns a request's body beside it."""
-    model = ResNet18(num_classes=1000, in_channels=3, small_images=False)
-    return _exported(model, (3, 224, 224), path)
+    return _exported(models.resnet18(num_classes=1000), (3, 224, 224), path)
 
 
 def length(directory: Path, *, name: str = "length") -> Path:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 
+from flambeau.disk import DISK, Disk
 from flambeau.written_aside import written_aside
 from training.determinism import RngStates
 from training.errors import CheckpointError
@@ -33,25 +34,8 @@ class InputSpec(TypedDict):
     shape: list[int]
 
 
-class Checkpoint(TypedDict):
-    """What a file holds; tensors on the CPU, everything else plain.
-
-    Attributes:
-        epoch: Epochs done.
-        step: Optimizer steps done.
-        rng_states: One per rank.
-        loss: Mean training loss of the last epoch.
-        metrics: Of the last epoch: `train_loss`, `train_accuracy`, `val_loss`, `val_accuracy`.
-        best: The metrics of the best epoch so far.
-        config: What `TrainConfig.from_mapping` reads.
-        git_commit: Of the checkout that trained, with `-dirty` if it had changes; None outside one.
-        data_digest: sha256 of the data.
-        model: How to make the model that takes the weights.
-        image: What `ImageTransform.from_mapping` reads; None for tables.
-        feature_names: A table's columns; None for images.
-        samples: The first held-out inputs, as the model takes them, with the batch first.
-        sample_labels: Their class indices, int64.
-    """
+class _Always(TypedDict):
+    """The keys without which a file is not one of ours."""
 
     epoch: int
     step: int
@@ -75,8 +59,42 @@ class Checkpoint(TypedDict):
     sample_labels: torch.Tensor
 
 
-def save(path: Path, checkpoint: Checkpoint) -> None:
+class Checkpoint(_Always, total=False):
+    """What a file holds; tensors on the CPU, everything else plain.
+
+    Attributes:
+        epoch: Epochs done.
+        step: Optimizer steps done.
+        model_state_dict: The weights that were validated: averaged over steps, if that is set.
+        training_state_dict: Those of the last step, if others were validated.
+        precision_state_dict: By how much losses are scaled, in the precision that does so.
+        rng_states: One per rank.
+        loss: Mean training loss of the last epoch.
+        metrics: Of the last epoch: `train_loss`, `train_accuracy`, `val_loss`, `val_accuracy`.
+        best: The metrics of the best epoch so far.
+        num_stale: Epochs since then.
+        config: What `TrainConfig.from_mapping` reads.
+        git_commit: Of the checkout that trained, with `-dirty` if it had changes; None outside one.
+        data_digest: sha256 of the data.
+        model: How to make the model that takes the weights.
+        image: What `ImageTransform.from_mapping` reads; None for tables.
+        feature_names: A table's columns; None for images.
+        samples: The first held-out inputs, as the model takes them, with the batch first.
+        sample_labels: Their class indices, int64.
+    """
+
+    training_state_dict: dict[str, torch.Tensor]
+    precision_state_dict: dict[str, Any]
+    num_stale: int
+
+
+def save(path: Path, checkpoint: Checkpoint, *, disk: Disk = DISK) -> None:
     """Write a checkpoint so that a crash at any moment leaves the old file or the new one.
+
+    Args:
+        path: Its file.
+        checkpoint: What to write.
+        disk: What it is written to.
 
     Raises:
         CheckpointError: The disk is full, or the directory cannot be written.
@@ -85,7 +103,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
     content = io.BytesIO()
     torch.save(checkpoint, content)
     try:
-        with written_aside(path) as file:
+        with written_aside(path, disk=disk) as file:
             file.write(content.getbuffer())
     except OSError as error:
         raise CheckpointError(
@@ -127,10 +145,11 @@ class Checkpoints:
         best_path: The one with the highest validation accuracy.
     """
 
-    def __init__(self, directory: Path, *, keep: int) -> None:
+    def __init__(self, directory: Path, *, keep: int, disk: Disk = DISK) -> None:
         self.directory = directory
         self.best_path = directory / "best.pt"
         self._keep = keep
+        self._disk = disk
 
     def path(self, epoch: int) -> Path:
         return self.directory / f"epoch-{epoch:05d}.pt"
@@ -143,10 +162,12 @@ class Checkpoints:
         """
         path = self.path(checkpoint["epoch"])
         if checkpoint["metrics"] == checkpoint["best"]:
-            save(self.best_path, checkpoint)  # first: resuming after `path` takes it for written
-        save(path, checkpoint)
+            save(
+                self.best_path, checkpoint, disk=self._disk
+            )  # first: resuming after `path` takes it for written
+        save(path, checkpoint, disk=self._disk)
         for old in self.paths()[self._keep :]:
-            old.unlink()
+            self._disk.unlink(old)
 
     def paths(self) -> list[Path]:
         """The files of single epochs, newest first; damaged ones included."""

@@ -34,6 +34,7 @@ class DataConfig:
         num_workers: Processes that decode samples; 0 decodes in the training process.
         max_shift: Training images move by up to this part of their side, in both directions.
         max_rotation_deg: Training images turn by up to this angle, either way.
+        class_weights: `balanced` weighs samples so that each class counts alike in the loss.
     """
 
     section: ClassVar[str] = "data."
@@ -47,6 +48,7 @@ class DataConfig:
     num_workers: Annotated[int, Range(0)] = 0
     max_shift: Annotated[float, Range(0, 0.5)] = 0.0
     max_rotation_deg: Annotated[float, Range(0, 180)] = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
 
     def __post_init__(self) -> None:
         check(self)
@@ -109,15 +111,15 @@ class ModelConfig:
     """What learns.
 
     Attributes:
-        name: `lenet5` and `resnet18` read images, `mlp` reads tables.
-        small_images: `resnet18` keeps the resolution in its first layers, for edges up to 64.
+        name: `lenet5`, `resnet18` and `resnet50` read images, `mlp` reads tables.
+        small_images: A ResNet keeps the resolution in its first layers, for edges up to 64.
         hidden: Widths of the hidden layers of `mlp`.
         dropout: The part of the hidden units of `mlp` left out in each training step.
     """
 
     section: ClassVar[str] = "model."
 
-    name: Literal["lenet5", "resnet18", "mlp"] = "lenet5"
+    name: Literal["lenet5", "resnet18", "resnet50", "mlp"] = "lenet5"
     small_images: bool = False
     hidden: tuple[Count, ...] = (64, 32)
     dropout: Annotated[float, Range(0, 0.95)] = 0.0
@@ -133,6 +135,10 @@ class OptimizerConfig:
     Attributes:
         lr: The highest learning rate; the schedule scales it.
         momentum: For `sgd`.
+        clip_norm: Gradients whose norm over all parameters is larger are scaled down to it; 0
+            leaves them as they are.
+        ema_decay: Validation, checkpoints and exports use weights averaged over steps, of which
+            each keeps this part of the average before it; 0 uses the last step's.
     """
 
     section: ClassVar[str] = "optimizer."
@@ -141,6 +147,8 @@ class OptimizerConfig:
     lr: Annotated[float, Range(0, exclusive=True)] = 2e-3
     weight_decay: Annotated[float, Range(0)] = 0.05
     momentum: Annotated[float, Range(0, 0.999)] = 0.9
+    clip_norm: Annotated[float, Range(0)] = 0.0
+    ema_decay: Annotated[float, Range(0, 0.99999)] = 0.0
 
     def __post_init__(self) -> None:
         check(self)
@@ -151,13 +159,13 @@ class ScheduleConfig:
     """How the learning rate changes, step by step.
 
     Attributes:
-        name: `cosine` falls to 0 at the last step, `none` stays.
+        name: `cosine` and `linear` fall to 0 at the last step, `none` stays.
         warmup_epochs: The rate first rises in a straight line for this long.
     """
 
     section: ClassVar[str] = "schedule."
 
-    name: Literal["cosine", "none"] = "cosine"
+    name: Literal["cosine", "linear", "none"] = "cosine"
     warmup_epochs: Annotated[float, Range(0)] = 1.0
 
     def __post_init__(self) -> None:
@@ -174,13 +182,19 @@ class TrainConfig:
             or the path of a checkpoint.
         seed: Decides initial weights, order, augmentation and dropout.
         epochs: How often every training sample is seen.
-        batch_size: Samples per step on each device.
+        patience: Stop after this many epochs in a row that were not the best; 0 trains all.
+        batch_size: Samples per batch on each device.
+        accumulate: Batches per step on each device; the gradient is their mean.
         device: `auto` takes a GPU where there is one.
-        precision: Lightning Fabric's names; `bf16-mixed` is faster on GPUs since Ampere.
+        precision: Lightning Fabric's names; `bf16-mixed` is faster on GPUs since Ampere, `16-mixed`
+            (with scaled losses) on those before, and not for CPUs.
+        compile: Whether torch.compile fuses the model's kernels, which takes a minute at first.
         num_threads: CPU threads per process; 0 takes one per core. On a busy machine many are slow.
             The bits of a result depend on it.
         keep: How many of the last checkpoints stay; the best stays anyway.
         log_every_steps: How often the loss is read back from the device, checked and logged.
+        log_gradients: Whether the norm of each parameter's gradient goes to TensorBoard, too.
+        profile_steps: So many steps, after the first two of the run, are traced to `trace.json`.
     """
 
     section: ClassVar[str] = ""
@@ -189,12 +203,17 @@ class TrainConfig:
     resume: str = "never"
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     epochs: Count = 20
+    patience: Annotated[int, Range(0)] = 0
     batch_size: Count = 32
+    accumulate: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    compile: bool = False
     num_threads: Annotated[int, Range(0)] = 0
     keep: Count = 3
     log_every_steps: Count = 20
+    log_gradients: bool = False
+    profile_steps: Annotated[int, Range(0)] = 0
     data: DataConfig = field(default_factory=DataConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -204,7 +223,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check(self)
         if (self.model.name == "mlp") != (self.data.name == "tabular"):
-            fitting = "mlp" if self.data.name == "tabular" else "lenet5 or resnet18"
+            fitting = "mlp" if self.data.name == "tabular" else "lenet5, resnet18 or resnet50"
             raise ConfigError(
                 f"model.name is {self.model.name}, which cannot read data.name={self.data.name}; "
                 f"use {fitting}"

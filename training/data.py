@@ -12,7 +12,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +91,20 @@ def load_data(config: DataConfig, *, image: ImageConfig) -> DataSet:
             download_mnist(config.root)
         return _mnist(config.root, transform=transform)
     return _image_folder(config, root=config.root, transform=transform)
+
+
+def class_weights(data: DataSet, *, kind: Literal["none", "balanced"]) -> torch.Tensor | None:
+    """How much a sample of each class counts in the loss; None if all count alike.
+
+    Returns:
+        float32, (K,), for K classes: inverse to how many training samples a class has, and 1 on
+        average over samples.
+    """
+    if kind == "none":
+        return None
+    counts_K = np.bincount(data.train.labels_N, minlength=len(data.classes))
+    weights_K = len(data.train) / (len(data.classes) * counts_K)
+    return torch.from_numpy(weights_K.astype(np.float32))
 
 
 def write_png_samples(split: Split, directory: Path, count: int) -> list[tuple[Path, int]]:

@@ -24,13 +24,17 @@ def launched(config: TrainConfig) -> Generator[Fabric, None, None]:
     """A Fabric that has joined its peers, if `torchrun` or `fabric run` started several.
 
     Raises:
-        ConfigError: `device=cuda` without a GPU.
+        ConfigError: `device=cuda` or `precision=16-mixed` without a GPU.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', and torch sees no GPU; use device=auto or device=cpu")
     accelerator = config.device
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.precision == "16-mixed" and accelerator == "cpu":
+        raise ConfigError(
+            "precision is '16-mixed', which scales losses on a GPU; on a CPU, use bf16-mixed"
+        )
     # `fabric run` says everything in variables that Fabric reads, and refuses to hear it twice;
     # its processes join their peers when Fabric is made.
     by_fabric_run = "LT_CLI_USED" in os.environ

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from matplotlib.figure import Figure
+
 COLUMNS: tuple[str, ...] = (
     "epoch",
     "step",
@@ -23,6 +25,7 @@ COLUMNS: tuple[str, ...] = (
     "val_accuracy",
     "lr",
     "samples_per_s",
+    "data_wait",
     "epoch_s",
 )
 
@@ -63,6 +66,11 @@ class RunLog:
         self._tensorboard.add_scalar("loss/step", loss, step)
         self._tensorboard.add_scalar("lr", lr, step)
 
+    def gradients(self, step: int, norms: Mapping[str, float]) -> None:
+        """Norms by parameter name."""
+        for name, norm in norms.items():
+            self._tensorboard.add_scalar(f"gradient/{name}", norm, step)
+
     def epoch(self, row: Mapping[str, float]) -> None:
         """Write the row of an epoch; its keys are `COLUMNS`."""
         self._write([row], mode="a")
@@ -71,6 +79,10 @@ class RunLog:
                 value = row[f"{split}_{name}"]
                 self._tensorboard.add_scalar(f"{name}/{split}", value, int(row["step"]))
         self._tensorboard.flush()
+
+    def picture(self, step: int, confusion: Figure) -> None:
+        """What each class is taken for."""
+        self._tensorboard.add_figure("confusion", confusion, step)
 
     def _write(self, rows: Sequence[Mapping[str, object]], *, mode: str) -> None:
         try:

@@ -1,4 +1,4 @@
-"""LeNet-5, ResNet-18 and a perceptron for tables, each made by a plain function.
+"""LeNet-5, ResNet-18 and -50 and a perceptron for tables, each made by a plain function.
 
 A checkpoint stores a function's name and arguments, so `rebuild` makes the same model anywhere.
 
@@ -8,7 +8,7 @@ Shapes: B = batch, C = channels, H, W = height and width, F = features, K = clas
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def model_spec(config: ModelConfig, data: DataSet) -> ModelSpec:
         kwargs |= {"dropout": config.dropout}
     else:
         kwargs |= {"in_channels": data.input_shape[0]}
-    if config.name == "resnet18":
+    if config.name in {"resnet18", "resnet50"}:
         kwargs |= {"small_images": config.small_images}
     return {"factory": f"training.models:{config.name}", "kwargs": kwargs}
 
@@ -86,22 +86,21 @@ class LeNet5(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions beside a shortcut.
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+    Attributes:
+        expansion: Channels that come out, in units of `width`.
+    """
+
+    expansion: ClassVar[int] = 1
+
+    def __init__(self, in_channels: int, width: int, *, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(
-            in_channels, out_channels, kernel_size=3, stride=stride, padding=1, bias=False
-        )
-        self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out_channels)
-        self.downsample: nn.Module | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, kernel_size=1, stride=stride, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
+        self.conv1 = _convolution(in_channels, width, kernel_size=3, stride=stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _convolution(width, width, kernel_size=3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = _shortcut(in_channels, width, stride=stride)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         shortcut_BCHW = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
@@ -110,22 +109,63 @@ class BasicBlock(nn.Module):
         return F.relu(x_BCHW + shortcut_BCHW)
 
 
-class ResNet18(nn.Module):
+class Bottleneck(nn.Module):
+    """A 3x3 convolution between two 1x1 ones, beside a shortcut; the 3x3 one has the stride.
+
+    Attributes:
+        expansion: Channels that come out, in units of `width`.
+    """
+
+    expansion: ClassVar[int] = 4
+
+    def __init__(self, in_channels: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        out_channels = width * self.expansion
+        self.conv1 = _convolution(in_channels, width, kernel_size=1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = _convolution(width, width, kernel_size=3, stride=stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = _convolution(width, out_channels, kernel_size=1)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        self.downsample = _shortcut(in_channels, out_channels, stride=stride)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        shortcut_BCHW = x_BCHW if self.downsample is None else self.downsample(x_BCHW)
+        x_BCHW = F.relu(self.bn1(self.conv1(x_BCHW)))
+        x_BCHW = F.relu(self.bn2(self.conv2(x_BCHW)))
+        x_BCHW = self.bn3(self.conv3(x_BCHW))
+        return F.relu(x_BCHW + shortcut_BCHW)
+
+
+class ResNet(nn.Module):
     """He et al. 2016; parameters named and shaped as torchvision's, whose weights load."""
 
-    def __init__(self, *, num_classes: int, in_channels: int, small_images: bool) -> None:
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        num_blocks: Sequence[int],
+        *,
+        num_classes: int,
+        in_channels: int,
+        small_images: bool,
+    ) -> None:
         super().__init__()
         kernel_size, stride = (3, 1) if small_images else (7, 2)
-        self.conv1 = nn.Conv2d(
-            in_channels, 64, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
-        )
+        self.conv1 = _convolution(in_channels, 64, kernel_size=kernel_size, stride=stride)
         self.bn1 = nn.BatchNorm2d(64)
         self.maxpool = nn.Identity() if small_images else nn.MaxPool2d(3, stride=2, padding=1)
-        self.layer1 = _stage(64, 64, stride=1)
-        self.layer2 = _stage(64, 128, stride=2)
-        self.layer3 = _stage(128, 256, stride=2)
-        self.layer4 = _stage(256, 512, stride=2)
-        self.fc = nn.Linear(512, num_classes)
+        stages: list[nn.Module] = []
+        channels = 64
+        for place, num in enumerate(num_blocks):
+            width = 64 << place
+            strides = [1 if place == 0 else 2] + [1] * (num - 1)
+            blocks: list[nn.Module] = []
+            for stride in strides:
+                blocks.append(block(channels, width, stride=stride))
+                channels = width * block.expansion
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):  # section 3.4 of the paper, by way of He et al. 2015
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -181,7 +221,7 @@ def lenet5(*, num_classes: int, in_channels: int = 1) -> LeNet5:
     return LeNet5(num_classes=num_classes, in_channels=in_channels)
 
 
-def resnet18(*, num_classes: int, in_channels: int = 3, small_images: bool = False) -> ResNet18:
+def resnet18(*, num_classes: int, in_channels: int = 3, small_images: bool = False) -> ResNet:
     """ResNet-18.
 
     Args:
@@ -190,7 +230,24 @@ def resnet18(*, num_classes: int, in_channels: int = 3, small_images: bool = Fal
         small_images: Start with a 3x3 convolution of stride 1 and no pooling, as is usual for
             32x32 images; torchvision's weights then do not fit the first layer.
     """
-    return ResNet18(num_classes=num_classes, in_channels=in_channels, small_images=small_images)
+    return ResNet(
+        BasicBlock,
+        (2, 2, 2, 2),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        small_images=small_images,
+    )
+
+
+def resnet50(*, num_classes: int, in_channels: int = 3, small_images: bool = False) -> ResNet:
+    """ResNet-50; arguments as for `resnet18`."""
+    return ResNet(
+        Bottleneck,
+        (3, 4, 6, 3),
+        num_classes=num_classes,
+        in_channels=in_channels,
+        small_images=small_images,
+    )
 
 
 def mlp(
@@ -199,8 +256,20 @@ def mlp(
     return MLP(num_features=num_features, num_classes=num_classes, hidden=hidden, dropout=dropout)
 
 
-def _stage(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential:
+def _convolution(
+    in_channels: int, out_channels: int, *, kernel_size: int, stride: int = 1
+) -> nn.Conv2d:
+    """One that keeps the size, but for its stride; batch norm follows, which has the bias."""
+    return nn.Conv2d(
+        in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2, bias=False
+    )
+
+
+def _shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Module | None:
+    """What a block adds its input through; None where that is of the right shape."""
+    if stride == 1 and in_channels == out_channels:
+        return None
     return nn.Sequential(
-        BasicBlock(in_channels, out_channels, stride=stride),
-        BasicBlock(out_channels, out_channels, stride=1),
+        _convolution(in_channels, out_channels, kernel_size=1, stride=stride),
+        nn.BatchNorm2d(out_channels),
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +39,19 @@ def make_scheduler(
     return LambdaLR(optimizer, factor)
 
 
+def averaged_over_steps(model: nn.Module, *, decay: float) -> AveragedModel | None:
+    """A copy of the model whose weights follow, by `update_parameters`, a moving average.
+
+    Args:
+        model: Where it trains; the copy is there, too.
+        decay: The part of the average that each step keeps; None is returned for 0.
+    """
+    if decay == 0:
+        return None
+    average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch's
+    return AveragedModel(model, multi_avg_fn=average)
+
+
 def lr_factor(config: ScheduleConfig, *, step: int, num_warmup: int, num_steps: int) -> float:
     """What the learning rate is multiplied by, after `step` steps: above 0 and at most 1, then 0.
 
@@ -51,5 +65,5 @@ def lr_factor(config: ScheduleConfig, *, step: int, num_warmup: int, num_steps: 
         return (step + 1) / (num_warmup + 1)
     if config.name == "none":
         return 1.0
-    done = (step - num_warmup) / max(1, num_steps - num_warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    done = min(1.0, (step - num_warmup) / max(1, num_steps - num_warmup))
+    return 1 - done if config.name == "linear" else 0.5 * (1 + math.cos(math.pi * done))

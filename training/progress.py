@@ -79,7 +79,7 @@ class ProgressReport:
         self.line(
             f"epoch {epoch:3d}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}"
             f"  val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}"
-            f"  {row['samples_per_s']:,.0f} samples/s"
+            f"  {row['samples_per_s']:,.0f} samples/s, {row['data_wait']:.0%} waiting for data"
         )
 
     def line(self, text: str) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
     from torch.optim.lr_scheduler import LambdaLR
+    from torch.optim.swa_utils import AveragedModel
 
     from training.data import DataSet
     from training.models import ModelSpec
@@ -39,6 +40,9 @@ _FREE = frozenset(
         "device",
         "keep",
         "log_every_steps",
+        "log_gradients",
+        "patience",
+        "profile_steps",
         "data.download",
         "data.root",
         "data.num_workers",
@@ -52,10 +56,13 @@ class Run:
 
     Attributes:
         model: Not wrapped for its device; the weights are the wrapped one's.
+        averaged: Holds the weights averaged over steps; None if the last ones count.
+        git_commit: What `git_commit` said when the run began.
         epoch: Epochs done.
         step: Optimizer steps done.
         metrics: Of the last epoch done; empty before the first.
         best: The metrics of the best epoch; empty before the first.
+        num_stale: Epochs since the best one.
         last_path: The last good checkpoint; None before the first.
     """
 
@@ -67,13 +74,26 @@ class Run:
     model: nn.Module
     optimizer: Optimizer
     scheduler: LambdaLR
+    averaged: AveragedModel | None
     checkpoints: Checkpoints
+    git_commit: str | None
     # until the next step or epoch
     epoch: int = 0
     step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    num_stale: int = 0
     last_path: Path | None = None
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is validated and exported: the model, or its average over steps."""
+        return self.model if self.averaged is None else self.averaged.module
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether so many epochs have passed without a better one that it should end."""
+        return 0 < self.config.patience <= self.num_stale
 
     def resume(self) -> None:
         """Continue where `config.resume` says; at the start if there is nothing to continue.
@@ -89,11 +109,17 @@ class Run:
             return
         checkpoint = load(self.last_path)
         self._check_same(checkpoint)
-        self.model.load_state_dict(checkpoint["model_state_dict"])
+        self.evaluated.load_state_dict(checkpoint["model_state_dict"])
+        if self.averaged is not None:
+            assert "training_state_dict" in checkpoint  # `_check_same` looks at ema_decay
+            self.model.load_state_dict(checkpoint["training_state_dict"])
+            self.averaged.n_averaged.fill_(checkpoint["step"])
         self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
         self.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
         self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
         self.metrics, self.best = checkpoint["metrics"], checkpoint["best"]
+        self.num_stale = checkpoint.get("num_stale", 0)
+        self.fabric.strategy.precision.load_state_dict(checkpoint.get("precision_state_dict", {}))
         if self.fabric.global_rank < len(checkpoint["rng_states"]):  # else there are more ranks now
             set_rng_states(checkpoint["rng_states"][self.fabric.global_rank])
 
@@ -105,8 +131,9 @@ class Run:
         """
         self.epoch += 1
         self.metrics = metrics
+        self.num_stale += 1
         if not self.best or _score(metrics) > _score(self.best):
-            self.best = metrics
+            self.best, self.num_stale = metrics, 0
         checkpoint = self._checkpoint()
         if self.fabric.is_global_zero:
             self.checkpoints.save(checkpoint)
@@ -116,18 +143,20 @@ class Run:
     def _checkpoint(self) -> Checkpoint:
         held_out = self.data.val
         samples = [held_out[index] for index in range(min(NUM_SAMPLES, len(held_out)))]
-        return {
+        checkpoint: Checkpoint = {
             "epoch": self.epoch,
             "step": self.step,
-            "model_state_dict": move_data_to_device(self.model.state_dict(), "cpu"),
+            "model_state_dict": move_data_to_device(self.evaluated.state_dict(), "cpu"),
             "optimizer_state_dict": move_data_to_device(self.optimizer.state_dict(), "cpu"),
             "scheduler_state_dict": self.scheduler.state_dict(),
+            "precision_state_dict": self.fabric.strategy.precision.state_dict(),
             "rng_states": gather_rng_states(rng_states(), fabric=self.fabric),
             "loss": self.metrics["train_loss"],
             "metrics": self.metrics,
             "best": self.best,
+            "num_stale": self.num_stale,
             "config": self.config.to_mapping(),
-            "git_commit": git_commit(),
+            "git_commit": self.git_commit,
             "data_digest": self.data.digest,
             "torch_version": str(torch.__version__),  # a class that weights-only loading refuses
             "model": self.spec,
@@ -138,6 +167,10 @@ class Run:
             "samples": torch.stack([sample for sample, _ in samples]),
             "sample_labels": torch.tensor([label for _, label in samples]),
         }
+        if self.averaged is not None:
+            state = move_data_to_device(self.model.state_dict(), "cpu")
+            checkpoint["training_state_dict"] = state
+        return checkpoint
 
     def _find(self) -> Path | None:
         self.checkpoints.prepare()

@@ -35,19 +35,21 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.interrupt import Interrupt
 from training.augment import shift_and_rotate
-from training.checkpoint import Checkpoints
+from training.card import confusion, write_card
+from training.checkpoint import Checkpoints, load
 from training.config import TrainConfig, read_config
-from training.data import load_data
+from training.data import class_weights, load_data
 from training.determinism import deterministic, seed_all
 from training.distributed import broadcast_buffers, launched
 from training.errors import DataError, NonFiniteLoss
 from training.logs import RunLog
 from training.models import fit_statistics, model_spec, rebuild
-from training.optim import make_optimizer, make_scheduler
+from training.optim import averaged_over_steps, make_optimizer, make_scheduler
 from training.progress import ProgressReport
-from training.run import Run
+from training.run import Run, git_commit
 from training.settings import flatten
 from training.totals import Totals, mean_over_ranks
+from training.watching import GradientNorms, StepTrace, Waited
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +79,7 @@ class TrainResult:
     duration_s: float
 
 
-def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, told in order
+def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one story, told in order
     """Train as configured, leaving checkpoints and logs in `config.output`.
 
     Raises:
@@ -115,7 +117,8 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
             num_workers=config.data.num_workers,
             generator=generator,
         )
-        steps_per_epoch = len(train_loader)
+        num_batches = len(train_loader)
+        steps_per_epoch = math.ceil(num_batches / config.accumulate)
         num_steps = config.epochs * steps_per_epoch
 
         # Model: equal on all ranks, then placed on their devices.
@@ -127,7 +130,11 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
         scheduler = make_scheduler(
             optimizer, config.schedule, steps_per_epoch=steps_per_epoch, num_steps=num_steps
         )
+        if config.compile:
+            model.compile()
         placed_model, placed_optimizer = fabric.setup(model, optimizer)
+        averaged = averaged_over_steps(model, decay=config.optimizer.ema_decay)
+        weight_K = fabric.to_device(class_weights(data, kind=config.data.class_weights))
         seed_all(config.seed + rank)  # from here on ranks differ: in what dropout drops
 
         run = Run(
@@ -138,7 +145,9 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
             model=model,
             optimizer=optimizer,
             scheduler=scheduler,
+            averaged=averaged,
             checkpoints=Checkpoints(config.output / "checkpoints", keep=config.keep),
+            git_commit=git_commit(),
         )
         run.resume()
         progress = stack.enter_context(
@@ -147,9 +156,13 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
         log: RunLog | None = None
         if fabric.is_global_zero:
             log = stack.enter_context(RunLog(config.output, epoch=run.epoch, step=run.step))
+        gradient_norms = GradientNorms(model) if config.log_gradients else None
+        trace = stack.enter_context(
+            StepTrace(config.output / f"trace-{rank}.json", num_steps=config.profile_steps)
+        )
         progress.line(_summary(run))
 
-        while run.epoch < config.epochs:
+        while run.epoch < config.epochs and not run.is_stale:
             epoch = run.epoch + 1
             epoch_started_at = time.monotonic()
 
@@ -158,24 +171,42 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
             sampler.set_epoch(epoch)
             generator.manual_seed(config.seed + epoch)
             totals = Totals(fabric=fabric)
-            unread: list[Tensor] = []
-            for batch in train_loader:
+            step_losses: list[Tensor] = []  # of the batches of one step
+            unread: list[Tensor] = []  # of the last steps
+            batches = Waited(train_loader)
+            for place, batch in enumerate(batches):
                 x, labels_B = fabric.to_device(batch)
                 x = shift_and_rotate(
                     x,
                     max_shift=config.data.max_shift,
                     max_rotation_deg=config.data.max_rotation_deg,
                 )
-                logits_BK = placed_model(x)
-                loss = F.cross_entropy(logits_BK, labels_B)
-                fabric.backward(loss)
+                first = place - place % config.accumulate  # of the batches of this step
+                num_in_step = min(config.accumulate, num_batches - first)
+                is_last = place == first + num_in_step - 1
+                with fabric.no_backward_sync(placed_model, enabled=not is_last):
+                    logits_BK = placed_model(x)
+                    loss = F.cross_entropy(logits_BK, labels_B, weight=weight_K)
+                    fabric.backward(loss / num_in_step)
+                totals.add(logits_BK, labels_B, loss=loss)
+                step_losses.append(loss.detach())
+                if not is_last:
+                    continue
+
+                if config.optimizer.clip_norm > 0:
+                    fabric.clip_gradients(
+                        placed_model, placed_optimizer, max_norm=config.optimizer.clip_norm
+                    )
                 placed_optimizer.step()
                 placed_optimizer.zero_grad()
                 scheduler.step()
+                if averaged is not None:
+                    averaged.update_parameters(model)
 
                 run.step += 1
-                totals.add(logits_BK, labels_B, loss=loss)
-                unread.append(loss.detach())
+                unread.append(torch.stack(step_losses).mean())
+                step_losses.clear()
+                trace.step()
                 progress.advance()
                 interrupt.check()
                 if run.step % config.log_every_steps == 0 or run.step % steps_per_epoch == 0:
@@ -191,11 +222,14 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
                     )
                     if log is not None:
                         log.step(run.step, loss=losses[-1], lr=float(scheduler.get_last_lr()[0]))
+                        if gradient_norms is not None:
+                            log.gradients(run.step, gradient_norms.read())
             totals.reduce()
             samples_per_s = totals.num_samples / _since(epoch_started_at)
+            data_wait = batches.seconds / _since(epoch_started_at)
 
             # Validation: once over the held-out samples.
-            val_totals = evaluate(model, val_loader, fabric=fabric)
+            val_totals = evaluate(run.evaluated, val_loader, fabric=fabric)
             metrics = {
                 "train_loss": totals.loss,
                 "train_accuracy": totals.accuracy,
@@ -204,18 +238,31 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: PLR0915  # one story, to
             }
             check_losses([metrics["val_loss"]], run=run)
 
-            run.finish_epoch(metrics)
             row = {
                 "epoch": epoch,
                 "step": run.step,
                 **metrics,
                 "lr": float(scheduler.get_last_lr()[0]),
                 "samples_per_s": samples_per_s,
+                "data_wait": data_wait,
                 "epoch_s": _since(epoch_started_at),
             }
-            progress.epoch(epoch, row)
             if log is not None:
-                log.epoch(row)
+                log.epoch(row)  # before the checkpoint, after which nobody would write it again
+            run.finish_epoch(metrics)
+            progress.epoch(epoch, row)
+
+        # What to know about the best model: one rank tells.
+        if log is not None and run.checkpoints.best_path.exists():
+            best = load(run.checkpoints.best_path)
+            run.evaluated.load_state_dict(best["model_state_dict"])
+            matrix_KK = confusion(
+                run.evaluated,
+                DataLoader(data.val, batch_size=config.batch_size),
+                num_classes=len(data.classes),
+                device=fabric.device,
+            )
+            log.picture(run.step, write_card(config.output, best, matrix_KK))
 
     assert run.last_path is not None  # every epoch leaves a checkpoint, and there is at least one
     return TrainResult(

@@ -23,7 +23,7 @@ import flambeau
 from benchmarks.server import FLAMBEAU
 from benchmarks.workloads import lenet, photos, text
 from flambeau import torchscript
-from training.models import ResNet18, resnet18
+from training.models import ResNet, resnet18
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -237,7 +237,7 @@ def _numbers(
 
 
 @torch.inference_mode()
-def _resnet(*, num_classes: int, samples_BCHW: torch.Tensor) -> ResNet18:
+def _resnet(*, num_classes: int, samples_BCHW: torch.Tensor) -> ResNet:
     """ResNet-18 with random weights whose answers to the samples are neither flat nor extreme."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

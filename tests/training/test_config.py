@@ -66,7 +66,7 @@ def test_a_wrong_key_names_the_nearest_or_all(override: str, message: str) -> No
         ("optimizer.lr=0", "optimizer.lr is 0; use a number above 0"),
         ("optimizer.lr=nan", "optimizer.lr is nan; use a number above 0"),
         ("optimizer.momentum=1", "of 0 or more and at most 0.999"),
-        ("model.name=lenet", "model.name is 'lenet'; use one of lenet5, resnet18, mlp"),
+        ("model.name=lenet", "model.name is 'lenet'; use one of lenet5, resnet18, resnet50, mlp"),
         ("image.std=[0]", "image.std is [0]; use a list, each a number above 0"),
         ("image.mean=[0.5, 0.5]", "image.mean has 2 values; image.mode=L needs 1"),
         ("image.size=64", "larger than image.resize, 32"),

@@ -5,15 +5,25 @@ import torch
 
 from training.config import DataConfig, ImageConfig, ModelConfig
 from training.data import TableSplit, load_data
-from training.models import fit_statistics, lenet5, mlp, model_spec, rebuild, resnet18
+from training.models import fit_statistics, lenet5, mlp, model_spec, rebuild, resnet18, resnet50
 
 
 def num_parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_resnet18_has_the_published_number_of_parameters() -> None:
+def test_resnets_have_the_published_numbers_of_parameters() -> None:
     assert num_parameters(resnet18(num_classes=1000)) == 11_689_512
+    assert num_parameters(resnet50(num_classes=1000)) == 25_557_032
+
+
+def test_resnet50_names_its_weights_as_torchvision_does() -> None:
+    shapes = {name: tuple(p.shape) for name, p in resnet50(num_classes=7).named_parameters()}
+    assert shapes["layer1.0.downsample.0.weight"] == (256, 64, 1, 1)
+    assert shapes["layer3.5.conv3.weight"] == (1024, 256, 1, 1)
+    assert shapes["layer4.0.conv1.weight"] == (512, 1024, 1, 1)
+    assert shapes["layer4.2.bn3.bias"] == (2048,)
+    assert shapes["fc.weight"] == (7, 2048)
 
 
 def test_resnet18_names_and_shapes_its_weights_as_torchvision_does() -> None:

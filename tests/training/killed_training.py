@@ -1,0 +1,172 @@
+"""A program that trains in processes of its own and kills them.
+
+    killed_training.py random DIRECTORY NUM_KILLS SEED
+    killed_training.py steps DIRECTORY
+
+`random` trains once undisturbed, in DIRECTORY/whole, and once with `kill -9` at random moments, in
+DIRECTORY/killed; it prints, for each kill, the last epoch that was reported before it and the epoch
+that resuming finds after it. `steps` saves three checkpoints in a directory for each step that a
+disk takes for that, killed before the step or after it, and prints the same.
+
+Processes are forked: PyTorch is imported once, and nothing is computed before the fork.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from flambeau.testing import Fault, FaultyDisk
+from training.checkpoint import Checkpoint, Checkpoints
+from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from training.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EPOCHS_PER_KILL = 5
+NUM_SAVES = 2
+_LONGEST_PAUSE_S = 0.05  # an epoch takes about half of it
+
+
+def config(output: Path, *, num_kills: int) -> TrainConfig:
+    """A run that draws random numbers in each step, and saves several times a second."""
+    return TrainConfig(
+        output=output,
+        resume="auto",
+        epochs=EPOCHS_PER_KILL * num_kills,
+        batch_size=16,
+        num_threads=1,
+        device="cpu",
+        data=DataConfig(name="tabular", table="iris"),
+        model=ModelConfig(name="mlp", hidden=(16,), dropout=0.2),
+        optimizer=OptimizerConfig(lr=0.01),
+    )
+
+
+def forked(work: Callable[[], object]) -> tuple[int, int]:
+    """Start work in a process of its own; returns its id, and where to read what it prints."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(writing)
+        return pid, reading
+    os.close(reading)
+    os.dup2(writing, sys.stdout.fileno())
+    try:
+        work()
+        sys.stdout.flush()
+    except BaseException as error:  # noqa: BLE001  # it must not go on as its parent
+        print(error, file=sys.stderr, flush=True)
+        os._exit(1)
+    os._exit(0)
+
+
+def trained(settings: TrainConfig) -> None:
+    """Train to the end."""
+    pid, reading = forked(lambda: train(settings))
+    with os.fdopen(reading, "rb") as printed:
+        printed.read()
+    if code := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]):
+        sys.exit(f"a training that nobody disturbed ended with {code}")
+
+
+def killed(settings: TrainConfig, chance: random.Random) -> int:
+    """Train, and kill it soon after some epoch; returns the last one that it reported, or 0."""
+    pid, reading = forked(lambda: train(settings))
+    text = b""
+    num_epochs, kill_at = chance.randrange(EPOCHS_PER_KILL - 1), float("inf")
+    while True:
+        reported = re.findall(rb"^epoch +(\d+) ", text, re.MULTILINE)
+        if len(reported) >= num_epochs:
+            kill_at = min(kill_at, time.monotonic() + chance.uniform(0, _LONGEST_PAUSE_S))
+        pause_s = max(0.0, kill_at - time.monotonic()) if kill_at < float("inf") else None
+        if not select.select([reading], [], [], pause_s)[0]:
+            break
+        if not (chunk := os.read(reading, 1 << 16)):
+            break
+        text += chunk
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    with os.fdopen(reading, "rb") as rest:
+        text += rest.read()
+    reported = re.findall(rb"^epoch +(\d+) .*\n", text, re.MULTILINE)
+    return int(reported[-1]) if reported else 0
+
+
+def found(checkpoints: Checkpoints) -> int:
+    """The epoch that a training would go on after; 0 if it would begin anew."""
+    newest = checkpoints.newest()
+    return 0 if newest is None else newest[1]["epoch"]
+
+
+def at_random(directory: Path, *, num_kills: int, seed: int) -> Iterator[tuple[int, int]]:
+    """What each kill came upon: the epoch reported before, and the one found after."""
+    trained(config(directory / "whole", num_kills=num_kills))
+    settings = config(directory / "killed", num_kills=num_kills)
+    checkpoints = Checkpoints(settings.output / "checkpoints", keep=settings.keep)
+    chance = random.Random(seed)
+    reported = 0
+    for _ in range(num_kills):
+        reported = max(reported, killed(settings, chance))
+        yield reported, found(checkpoints)
+    trained(settings)
+
+
+def at_each_step(directory: Path) -> Iterator[tuple[int, int]]:
+    """The same of a process that only saves, killed at one step of the disk after the other."""
+    (directory / "model").mkdir()
+    trained(config(directory / "model", num_kills=1))
+    newest = Checkpoints(directory / "model" / "checkpoints", keep=1).newest()
+    assert newest is not None
+    for after in (False, True):
+        for step in itertools.count(1):
+            place = directory / f"{'after' if after else 'before'}-{step}"
+            place.mkdir()
+            disk = FaultyDisk(step, Fault.KILL, after=after)
+            pid, reading = forked(partial(save_some, place, newest[1], disk))
+            with os.fdopen(reading, "rb") as printed:
+                reported = printed.read().split()
+            code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            if code == 0:
+                break
+            yield int(reported[-1]) if reported else 0, found(Checkpoints(place, keep=1))
+
+
+def save_some(directory: Path, checkpoint: Checkpoint, disk: FaultyDisk) -> None:
+    """Save a few epochs, each better than the one before, and report each."""
+    checkpoints = Checkpoints(directory, keep=1, disk=disk)
+    for epoch in range(1, NUM_SAVES + 1):
+        metrics = checkpoint["metrics"] | {"val_accuracy": epoch / NUM_SAVES}
+        checkpoints.save({**checkpoint, "epoch": epoch, "metrics": metrics, "best": metrics})
+        print(epoch, flush=True)
+
+
+def main() -> None:
+    """See above."""
+    torch.set_num_threads(1)
+    match sys.argv[1:]:
+        case ["random", directory, num_kills, seed]:
+            seen = at_random(Path(directory), num_kills=int(num_kills), seed=int(seed))
+        case ["steps", directory]:
+            seen = at_each_step(Path(directory))
+        case _:
+            sys.exit(__doc__)
+    for reported, epoch in seen:
+        print(reported, epoch, flush=True)
+
+
+if __name__ == "__main__":
+    main()

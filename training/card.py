@@ -1,0 +1,205 @@
+"""What to know about a trained model, beside its checkpoints: a model card, and pictures.
+
+    card.md         what it is, what it was trained on, how well it does, by class
+    confusion.png   what each class is taken for
+    curves.png      loss and accuracy by epoch
+
+Shapes: K = classes; a confusion matrix KK counts samples by true class (rows) and predicted one.
+"""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from training.config import TrainConfig
+from training.errors import TrainingError
+from training.settings import flatten
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from torch import nn
+
+    from training.checkpoint import Checkpoint
+    from training.data import IntArray
+
+_MANY_CLASSES = 30  # more are not labelled in the picture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassScore:
+    """How well one class is told from the others.
+
+    Attributes:
+        name: Of the class.
+        support: Held-out samples of it.
+        precision: The part of what is taken for it that is; 0 when nothing is.
+        recall: The part of it that is taken for it; 0 when it has no samples.
+    """
+
+    name: str
+    support: int
+    precision: float
+    recall: float
+
+    @property
+    def f1(self) -> float:
+        total = self.precision + self.recall
+        return 2 * self.precision * self.recall / total if total else 0.0
+
+
+@torch.no_grad()
+def confusion(
+    model: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    *,
+    num_classes: int,
+    device: torch.device,
+) -> IntArray:
+    """Count what each class is taken for.
+
+    Args:
+        model: On the device; it is put into evaluation mode.
+        batches: Inputs and class indices.
+        num_classes: K.
+        device: Where to compute.
+
+    Returns:
+        int64, (K, K), by true class and predicted class.
+    """
+    model.eval()
+    counts = torch.zeros(num_classes * num_classes, dtype=torch.int64)
+    for x, labels_B in batches:
+        predicted_B = model(x.to(device)).argmax(dim=1).cpu()
+        counts += torch.bincount(labels_B * num_classes + predicted_B, minlength=len(counts))
+    return counts.reshape(num_classes, num_classes).numpy()
+
+
+def class_scores(matrix_KK: IntArray, classes: Sequence[str]) -> list[ClassScore]:
+    """The scores of every class, in the classes' order."""
+    right_K = np.diag(matrix_KK)
+    precision_K = right_K / np.maximum(1, matrix_KK.sum(axis=0))
+    recall_K = right_K / np.maximum(1, matrix_KK.sum(axis=1))
+    return [
+        ClassScore(name=name, support=int(support), precision=float(p), recall=float(r))
+        for name, support, p, r in zip(
+            classes, matrix_KK.sum(axis=1), precision_K, recall_K, strict=True
+        )
+    ]
+
+
+def write_card(directory: Path, checkpoint: Checkpoint, matrix_KK: IntArray) -> Figure:
+    """Write all three files.
+
+    Args:
+        directory: Of the run; its `metrics.csv` is drawn.
+        checkpoint: The best one, which the card is about.
+        matrix_KK: What it makes of the held-out samples.
+
+    Returns:
+        The picture of the matrix, for TensorBoard.
+
+    Raises:
+        TrainingError: A file cannot be written.
+    """
+    picture = draw_confusion(matrix_KK, checkpoint["classes"])
+    try:
+        picture.savefig(directory / "confusion.png", dpi=120)
+        draw_curves(directory / "metrics.csv").savefig(directory / "curves.png", dpi=120)
+        (directory / "card.md").write_text(card(checkpoint, matrix_KK), encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"cannot write the card in {directory}: {error.strerror}") from error
+    return picture
+
+
+def card(checkpoint: Checkpoint, matrix_KK: IntArray) -> str:
+    """The model card, in Markdown."""
+    config = TrainConfig.from_mapping(checkpoint["config"])
+    num_weights = sum(each.numel() for each in checkpoint["model_state_dict"].values())
+    best = checkpoint["metrics"]
+    rows = [
+        f"| {score.name} | {score.support} | {score.precision:.3f} | {score.recall:.3f} | "
+        f"{score.f1:.3f} |\n"
+        for score in class_scores(matrix_KK, checkpoint["classes"])
+    ]
+    return f"""\
+# {config.model.name} on {config.data.name}
+
+Classifies into {len(checkpoint["classes"])} classes. Input: {_input(checkpoint)}.
+{num_weights:,} weights, from `{checkpoint["model"]["factory"]}`.
+
+## How well
+
+After epoch {checkpoint["epoch"]}, {best["val_accuracy"]:.2%} of {matrix_KK.sum():,} held-out
+samples are right; their loss is {best["val_loss"]:.4f}. They also chose this epoch, so that new
+ones may do a little worse.
+
+| class | samples | precision | recall | F1 |
+|---|---:|---:|---:|---:|
+{"".join(rows)}
+![What each class is taken for](confusion.png)
+
+![Loss and accuracy by epoch](curves.png)
+
+## Where it comes from
+
+- data: sha256 `{checkpoint["data_digest"]}`
+- code: {checkpoint["git_commit"] or "outside a repository"}, PyTorch {checkpoint["torch_version"]}
+{"".join(_settings(config))}"""
+
+
+def draw_confusion(matrix_KK: IntArray, classes: Sequence[str]) -> Figure:
+    """Shares of each true class, as a picture."""
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot()
+    shares_KK = matrix_KK / np.maximum(1, matrix_KK.sum(axis=1, keepdims=True))
+    figure.colorbar(axes.imshow(shares_KK, cmap="Blues", vmin=0, vmax=1))
+    axes.set(xlabel="predicted", ylabel="true")
+    if len(classes) <= _MANY_CLASSES:
+        places = range(len(classes))
+        axes.set_xticks(places, labels=classes, rotation=90)
+        axes.set_yticks(places, labels=classes)
+        for row, column in zip(*np.nonzero(matrix_KK), strict=True):
+            colour = "white" if shares_KK[row, column] > 0.5 else "black"
+            text = str(matrix_KK[row, column])
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    return figure
+
+
+def draw_curves(path: Path) -> Figure:
+    """The columns of `metrics.csv` by epoch, as a picture."""
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    epochs = [int(row["epoch"]) for row in rows]
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, label in (("train", "training"), ("val", "held out")):
+            axes.plot(epochs, [float(row[f"{split}_{name}"]) for row in rows], label=label)
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.legend()
+    return figure
+
+
+def _input(checkpoint: Checkpoint) -> str:
+    if checkpoint["feature_names"] is not None:
+        return f"{len(checkpoint['feature_names'])} numbers, in the units of the data"
+    shape = " x ".join(map(str, checkpoint["input"]["shape"]))
+    return f"{checkpoint['input']['dtype']}, {shape}"
+
+
+def _settings(config: TrainConfig) -> list[str]:
+    """Those that differ from the defaults, but for where things are."""
+    defaults = flatten(TrainConfig().to_mapping())
+    given = flatten(config.to_mapping())
+    return [
+        f"- {key} = {value}\n"
+        for key, value in given.items()
+        if value != defaults[key] and key not in {"output", "resume", "data.root"}
+    ]
