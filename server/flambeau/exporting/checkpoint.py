@@ -1,6 +1,7 @@
-"""From a checkpoint file to an archive: make the model again, load its weights, export it.
+"""From a checkpoint to an archive: make the model again, load its weights, export it.
 
-A checkpoint is one dict, written with `torch.save`, read with `weights_only=True`:
+Where the weights come from, `weights_file.py` says. A dict written with `torch.save` may say all
+else, too, as ours do; what it does not say, or says otherwise, arguments say:
 
     model_state_dict   the weights
     model              {"factory": "module:function", "kwargs": {...}}, which makes the module
@@ -14,7 +15,9 @@ The factory's module is the user's own and imported by its name, never known her
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +25,18 @@ import torch
 
 from flambeau.archive import digest
 from flambeau.errors import ExportError
+from flambeau.exporting.fitting import load_weights
 from flambeau.exporting.module import ExportReport, export
+from flambeau.exporting.options import Target, chosen
 from flambeau.exporting.payload import DEFAULT_HANDLER
+from flambeau.exporting.weights_file import read_content, weights_in
 from flambeau.image import ImageTransform
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from flambeau.parity import Tolerance
 
-_REQUIRED = ("model_state_dict", "model", "samples")
 _LINEAGE = ("model", "epoch", "loss", "metrics", "config", "git_commit", "data_digest")
 
 
@@ -41,9 +46,12 @@ def export_checkpoint(
     name: str,
     version: str,
     path: str | Path,
+    factory: str | None = None,
+    factory_kwargs: Mapping[str, Any] | None = None,
+    samples: torch.Tensor | Sequence[torch.Tensor] | None = None,
     target: str = "torchscript",
     handler: str | Path | None = None,
-    method: str = "trace",
+    method: str | None = None,
     extra_files: Sequence[str | Path] = (),
     model_config: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
@@ -52,8 +60,12 @@ def export_checkpoint(
 ) -> ExportReport:
     """Export the model in a checkpoint, on the CPU, with the checkpoint's samples and labels.
 
-    The arguments are those of `export`, but for two things when the checkpoint describes images:
-    `handler=None` means `image_classifier`, and how images become tensors is added to
+    `checkpoint` is a file or directory, of the kinds that `weights_file.py` lists. `factory` makes
+    its model, as `module:function` or `module:Class`, called with `factory_kwargs`; `samples` are
+    inputs, (N, ...). None of these need be given that the checkpoint has.
+
+    The other arguments are those of `export`, but for two things when the checkpoint describes
+    images: `handler=None` means `image_classifier`, and how images become tensors is added to
     `model_config` as `handler.image` unless it is stated there.
 
     Raises:
@@ -61,22 +73,28 @@ def export_checkpoint(
             weights do not fit, or what `export` raises.
         ConfigError: The checkpoint's image settings are out of range.
     """
+    chosen(Target, target)
     checkpoint = Path(checkpoint)
-    content = _load(checkpoint)
-    model = build_model(content["model"])
-    try:
-        model.load_state_dict(content["model_state_dict"])
-    except (RuntimeError, TypeError, AttributeError) as error:
+    content = read_content(checkpoint)
+    weights = weights_in(content, path=checkpoint)
+    if weights.keys() == content.keys():
+        content = {}  # weights, whose names mean nothing to us
+    spec = _spec(content, factory=factory, kwargs=factory_kwargs, path=checkpoint)
+    samples = content.get("samples") if samples is None else samples
+    if samples is None:
         raise ExportError(
-            f"the weights in {checkpoint} do not fit the model that its factory makes: {error}"
-        ) from error
+            f"{checkpoint} has no samples, so there is nothing to compare on; give some "
+            "(--samples FILE, or --input SHAPE for made-up ones)"
+        )
+    model = build_model(spec)
+    load_weights(model, weights, source=checkpoint)
     image = content.get("image")
     model_config = dict(model_config or {})
     if image is not None:
         model_config["handler"] = _with_image(model_config.get("handler"), image)
     return export(
         model,
-        content["samples"],
+        samples,
         name=name,
         version=version,
         path=path,
@@ -87,9 +105,10 @@ def export_checkpoint(
         extra_files=extra_files,
         model_config=model_config,
         lineage={
-            "checkpoint": {"file": checkpoint.name, "sha256": digest(checkpoint)},
+            "checkpoint": {"file": checkpoint.name, "sha256": _digest(checkpoint)},
             "trained_with_torch": content.get("torch_version"),
             **{key: content.get(key) for key in _LINEAGE},
+            "model": spec,
         },
         tolerance=tolerance,
         description=description,
@@ -132,22 +151,30 @@ def build_model(spec: Mapping[str, Any]) -> torch.nn.Module:
     return model
 
 
-def _load(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ExportError(f"checkpoint {path} does not exist; give the file that training wrote")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise a dozen kinds
-        reason = str(error).strip().partition("\n")[0]
+def _spec(
+    content: Mapping[str, Any], *, factory: str | None, kwargs: Mapping[str, Any] | None, path: Path
+) -> dict[str, Any]:
+    stated = content.get("model")
+    is_spec = isinstance(stated, Mapping) and "factory" in stated
+    spec = dict(stated) if isinstance(stated, Mapping) and is_spec else {}
+    if factory is not None:
+        spec = {"factory": factory, "kwargs": {}}
+    if not spec:
         raise ExportError(
-            f"{path} is no checkpoint that loads safely, or is damaged ({reason}); it must hold "
-            "tensors and plain data only"
-        ) from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{path} holds {type(content).__name__}, not a checkpoint's dict")
-    if missing := [key for key in _REQUIRED if key not in content]:
-        raise ExportError(f"{path} has no {', '.join(missing)}; a checkpoint needs them")
-    return content
+            f"{path} does not say what makes its model; name a function or class that does "
+            "(--factory module:function)"
+        )
+    return spec if kwargs is None else {**spec, "kwargs": dict(kwargs)}
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file; of a directory, of its files' names and digests."""
+    if path.is_file():
+        return digest(path)
+    content = hashlib.sha256()
+    for each in sorted(item for item in path.rglob("*") if item.is_file()):
+        content.update(f"{each.relative_to(path).as_posix()}\0{digest(each)}\n".encode())
+    return content.hexdigest()
 
 
 def _import_failed(module_name: str, error: Exception) -> ExportError:

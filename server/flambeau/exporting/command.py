@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,36 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `run` reads."""
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--checkpoint", type=Path, help="the file or directory of shards that training wrote"
+    )
+    source.add_argument(
+        "--hub",
+        metavar="REPOSITORY:MODEL",
+        help="a model of a torch.hub repository: a directory with hubconf.py, or OWNER/NAME[:REF]",
+    )
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="the file that training wrote"
+        "--factory",
+        metavar="MODULE:FUNCTION",
+        help="what makes the model, if the checkpoint does not say so",
+    )
+    parser.add_argument(
+        "--factory-args", metavar="JSON", help="""what it is called with, e.g. '{"classes": 3}'"""
+    )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        metavar="FILE",
+        help="inputs to compare on: .safetensors, its tensors in the order of their names, or .npy",
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="SHAPE[:DTYPE]",
+        help="made-up samples of this shape without the batch, e.g. 3,224,224 or 128:int64; one "
+        "for each of the model's inputs",
     )
     parser.add_argument("--name", required=True, help="the model's name")
     parser.add_argument("--version", required=True, help="the model's version, e.g. 1.0")
@@ -41,8 +70,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=[method.value for method in Method],
-        default=Method.TRACE.value,
-        help="record one run, or compile the source (default: trace)",
+        help="torchscript: record one run, or compile the source (default: trace)",
     )
     parser.add_argument(
         "--handler", help="a built-in handler's name, or FILE.py, or FILE.py:FUNCTION"
@@ -72,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     """
     # torch is imported here, so that `flambeau --help` does not wait for it
     from flambeau.exporting.checkpoint import export_checkpoint  # noqa: PLC0415
+    from flambeau.exporting.hub import export_hub  # noqa: PLC0415
+    from flambeau.exporting.inputs import read_samples  # noqa: PLC0415
     from flambeau.parity import Tolerance  # noqa: PLC0415
 
     here = str(Path.cwd())
@@ -82,20 +112,25 @@ def run(args: argparse.Namespace) -> int:
         tolerance = Tolerance(**{k: v for k, v in stated.items() if v is not None})
     except ValueError as error:
         raise ExportError(f"--{error}") from error
-    report = export_checkpoint(
-        args.checkpoint,
-        name=args.name,
-        version=args.version,
-        path=args.output,
-        target=args.target,
-        handler=args.handler,
-        method=args.method,
-        extra_files=[p for given in args.extra_files for p in given.split(",") if p],
-        model_config=_read_config(args.config),
-        tolerance=tolerance,
-        description=args.description,
-        overwrite=args.force,
-    )
+    options: dict[str, Any] = {
+        "name": args.name,
+        "version": args.version,
+        "path": args.output,
+        "target": args.target,
+        "handler": args.handler,
+        "method": args.method,
+        "extra_files": [p for given in args.extra_files for p in given.split(",") if p],
+        "model_config": _read_config(args.config),
+        "tolerance": tolerance,
+        "description": args.description,
+        "overwrite": args.force,
+        "samples": read_samples(args.samples, shapes=args.input),
+        "factory_kwargs": _read_arguments(args.factory_args),
+    }
+    if args.hub is not None:
+        report = export_hub(args.hub, **options)
+    else:
+        report = export_checkpoint(args.checkpoint, factory=args.factory, **options)
     print(describe_report(report))
     return 0
 
@@ -120,6 +155,18 @@ def describe_report(report: ExportReport) -> str:
             f"batches  {batches} agree",
         ]
     )
+
+
+def _read_arguments(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        arguments = json.loads(text)
+    except ValueError as error:
+        raise ExportError(f"--factory-args is not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise ExportError(f"--factory-args is {text}; make it an object of arguments by name")
+    return arguments
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def export(
     path: str | Path,
     target: str = "torchscript",
     handler: str | Path | None = None,
-    method: str = "trace",
+    method: str | None = None,
     samples: torch.Tensor | Sequence[torch.Tensor] | None = None,
     classes: Sequence[str] | None = None,
     extra_files: Sequence[str | Path] = (),
@@ -98,10 +98,13 @@ def export(
         version: Its version, of the same characters.
         path: A file ending in `.mar`, or a directory, where the file becomes
             `<name>-<version>.mar` so that versions live side by side. Made if it does not exist.
-        target: The kind of program: `torchscript`.
+        target: The kind of program: `torchscript`; `torch_export`; `aot_inductor`, which is machine
+            code for this kind of device and this PyTorch; `onnx`, for which
+            `pip install 'flambeau[onnx]'`.
         handler: A built-in handler's name, or the path of a Python file, `:function` after it or
             not; None means `base_handler`, which decodes tensors as the signature says.
-        method: `trace` records one run; `script` compiles the source, branches included.
+        method: Of `torchscript`: `trace` (None, too) records one run; `script` compiles the source,
+            branches included.
         samples: Real inputs to compare on and to record, as `example_inputs`, which they default
             to; the first 32 are used.
         classes: Labels in the order of the model's classes.
@@ -120,7 +123,7 @@ def export(
     started_at = time.monotonic()
     created_at = datetime.now(timezone.utc)
     kind = chosen(Target, target)
-    program = program_format(kind, method=chosen(Method, method))
+    program = program_format(kind, method=None if method is None else chosen(Method, method))
     destination = _destination(path, name=name, version=version, overwrite=overwrite)
     handler_name, files = payload(
         handler=handler or DEFAULT_HANDLER,

@@ -14,6 +14,9 @@ class Target(str, Enum):
     """What kind of program the archive holds; `program.py` has one class for each."""
 
     TORCHSCRIPT = "torchscript"
+    TORCH_EXPORT = "torch_export"
+    AOT_INDUCTOR = "aot_inductor"
+    ONNX = "onnx"
 
 
 class Method(str, Enum):

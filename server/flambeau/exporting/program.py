@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
+from flambeau.errors import ExportError
 from flambeau.exporting.options import Method, Target
+from flambeau.exporting.program_exported import AotInductorFormat, TorchExportFormat
+from flambeau.exporting.program_onnx import OnnxFormat
 from flambeau.exporting.program_torchscript import TorchScriptFormat
 
 if TYPE_CHECKING:
@@ -46,7 +49,28 @@ class ProgramFormat(Protocol):
         ...
 
 
-def program_format(target: Target, *, method: Method) -> ProgramFormat:
-    match target:
-        case Target.TORCHSCRIPT:
-            return TorchScriptFormat(method)
+def program_format(target: Target, *, method: Method | None) -> ProgramFormat:
+    """The format of a target.
+
+    Args:
+        target: The kind of program.
+        method: How TorchScript is made, which has two ways; None takes the first.
+
+    Raises:
+        ExportError: A method is given for a target that has one way only.
+    """
+    if target is Target.TORCHSCRIPT:
+        return TorchScriptFormat(method or Method.TRACE)
+    if method is not None:
+        raise ExportError(
+            f"method {method.value!r} is a way to make TorchScript; target {target.value!r} has "
+            "one way only, so leave it out"
+        )
+    return _FORMATS[target]()
+
+
+_FORMATS: dict[Target, type[TorchExportFormat | OnnxFormat]] = {
+    Target.TORCH_EXPORT: TorchExportFormat,
+    Target.AOT_INDUCTOR: AotInductorFormat,
+    Target.ONNX: OnnxFormat,
+}

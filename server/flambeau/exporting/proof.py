@@ -1,7 +1,8 @@
 """The proof that a program computes what the model computes, at every batch size.
 
 A trace writes down the sizes it saw, so a program is run with 1, 2 and 7 rows as well as with the
-number it was made with: a server batches whatever is waiting. `prove` is given two callables and
+number it was made with: a server batches whatever is waiting. It writes down the branches it took,
+too, so the samples are compared with their signs turned as well. `prove` is given two callables and
 knows nothing of formats or archives.
 """
 
@@ -108,6 +109,7 @@ def prove(
             )
     comparison = _compare(model, program, samples, tolerance)
     _require_agreement(comparison)
+    _require_agreement_elsewhere(model, program, samples, tolerance)
     return Proof(samples=comparison, batch_sizes=BATCH_SIZES)
 
 
@@ -129,6 +131,27 @@ def _compare(
     except Exception as error:  # noqa: BLE001  # a program that fails is one that disagrees
         return _failed(len(inputs[0]), error)
     return compare(expected, got, tolerance)
+
+
+def _require_agreement_elsewhere(
+    model: Callable[..., object],
+    program: Callable[..., object],
+    samples: Sequence[torch.Tensor],
+    tolerance: Tolerance,
+) -> None:
+    """On inputs that are unlike the samples, where the model takes such."""
+    turned = [-each if each.dtype.is_floating_point else each for each in samples]
+    try:
+        run(model, turned)
+    except Exception:  # noqa: BLE001  # they are made up, and need not be what the model takes
+        return
+    comparison = _compare(model, program, turned, tolerance)
+    if not comparison.agrees:
+        raise ExportError(
+            "the program computes what the model computes on the samples, but not with their signs "
+            f"turned: {comparison.detail}. A branch of forward() that depends on values has been "
+            "recorded as it went; use method='script' (--method script), torch.where or torch.cond"
+        )
 
 
 def _failed(num_rows: int, error: Exception) -> Comparison:

@@ -9,7 +9,9 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 
@@ -171,7 +173,7 @@ def test_a_factory_that_makes_no_model_is_told_why(
 
 def test_weights_of_another_model_are_refused(project: Path) -> None:
     other = saved(project, model={"factory": "myproject.models:net", "kwargs": {"num_classes": 4}})
-    with pytest.raises(ExportError, match=r"do not fit the model [\s\S]*size mismatch"):
+    with pytest.raises(ExportError, match=r"head\.weight is \[3, 16\]; the model's is \[4, 16\]"):
         export(other, project)
 
 
@@ -190,8 +192,87 @@ def test_files_that_are_no_checkpoint_are_refused(project: Path) -> None:
     with pytest.raises(ExportError, match=r"list\.pt holds list"):
         export(project / "list.pt", project)
     torch.save({"model": {}}, project / "part.pt")
-    with pytest.raises(ExportError, match=r"part\.pt has no model_state_dict, samples"):
+    with pytest.raises(ExportError, match=r"part\.pt has no weights: it holds model"):
         export(project / "part.pt", project)
+
+
+def test_what_a_checkpoint_does_not_say_is_asked_for_and_may_be_given(project: Path) -> None:
+    state = content()["model_state_dict"]
+    torch.save(state, project / "plain.pt")
+    with pytest.raises(ExportError, match=r"does not say what makes its model; .*--factory"):
+        export(project / "plain.pt", project)
+    factory = {"factory": "myproject.models:Net", "factory_kwargs": {"num_classes": 3}}
+    with pytest.raises(ExportError, match=r"has no samples, .*--input SHAPE"):
+        export(project / "plain.pt", project, **factory)
+    report = export(project / "plain.pt", project, **factory, samples=torch.randn(3, 1, 4, 4))
+    assert report.parity.num_samples == 3
+    lineage = json.loads(read_file(report.path, "MAR-INF/lineage.json") or b"")
+    assert lineage["model"] == {
+        "factory": "myproject.models:Net",
+        "kwargs": {"num_classes": 3},
+    }
+
+
+def test_a_directory_is_known_by_all_of_its_files(project: Path) -> None:
+    safetensors.torch.save_file(content()["model_state_dict"], project / "model.safetensors")
+    digests = set()
+    for note in ("first", "second"):
+        (project / "note.txt").write_text(note)
+        report = export(
+            project,
+            project / "store" / note,
+            factory="myproject.models:net",
+            factory_kwargs={"num_classes": 3},
+            samples=torch.randn(3, 1, 4, 4),
+        )
+        lineage = json.loads(read_file(report.path, "MAR-INF/lineage.json") or b"")
+        digests.add(lineage["checkpoint"]["sha256"])
+        (project / "store").rename(project.parent / f"store-{note}")
+    assert len(digests) == 2
+
+
+def test_the_command_exports_plain_weights_with_made_up_inputs(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(content()["model_state_dict"], project / "plain.pt")
+    words = ["--checkpoint", "plain.pt", "--factory", "myproject.models:net"]
+    words += ["--factory-args", '{"num_classes": 3}', "--input", "1,4,4", "--output", "store"]
+    assert command(*words) == 0
+    assert "input    x float32 (batch, 1, 4, 4)" in capsys.readouterr().out
+
+
+def test_the_command_exports_a_hub_s_model(project: Path) -> None:
+    (project / "hubconf.py").write_text(
+        "dependencies = ['torch']\nfrom myproject.models import net\n"
+    )
+    np.save(project / "x.npy", np.zeros((2, 1, 4, 4), dtype=np.float32))
+    words = ["--hub", f"{project}:net", "--factory-args", '{"num_classes": 3}']
+    assert command(*words, "--samples", "x.npy", "--output", "store") == 0
+    lineage = json.loads(
+        read_file(project / "store" / "animals-1.0.mar", "MAR-INF/lineage.json") or b""
+    )
+    assert lineage["hub"] == f"{project}:net"
+    with pytest.raises(ExportError, match=r"torch\.hub cannot make 'other' in the directory"):
+        command("--hub", f"{project}:other", "--samples", "x.npy")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--input", "4,four"], "--input '4,four' is not SHAPE"),
+        (["--input", "4:int7"], "--input '4:int7' is not SHAPE"),
+        (["--input", "0"], "--input '0' is not SHAPE"),
+        (["--input", "4", "--samples", "x.npy"], "--samples and --input both say"),
+        (["--samples", "absent.npy"], "--samples absent.npy cannot be read"),
+        (["--samples", "hubconf.txt"], "--samples hubconf.txt cannot be read"),
+        (["--factory-args", "[1]"], r"--factory-args is \[1\]; make it an object"),
+        (["--factory-args", "{"], "--factory-args is not JSON"),
+    ],
+)
+def test_wrong_words_are_named(project: Path, words: list[str], says: str) -> None:
+    (project / "hubconf.txt").write_text("no tensors")
+    with pytest.raises(ExportError, match=says):
+        command("--checkpoint", "x.pt", *words)
 
 
 class Marker:
@@ -278,5 +359,5 @@ def test_wrong_flags_are_told(project: Path, flags: list[str], says: str) -> Non
 
 def test_an_unknown_target_is_refused_before_anything_is_loaded(project: Path) -> None:
     with pytest.raises(SystemExit) as caught:
-        command("--checkpoint", "best.pt", "--target", "onnx")
+        command("--checkpoint", "best.pt", "--target", "tflite")
     assert caught.value.code == 2

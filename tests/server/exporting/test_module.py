@@ -393,7 +393,7 @@ def test_outputs_that_cannot_be_split_per_request_are_refused(
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"target": "onnx"}, "target 'onnx' is not supported; use one of: torchscript"),
+        ({"target": "tflite"}, "use one of: torchscript, torch_export, aot_inductor, onnx"),
         ({"method": "guess"}, "method 'guess' is not supported; use one of: trace, script"),
         ({"name": "../up"}, "name '../up' is not usable"),
         ({"name": ""}, "name '' is not usable"),
