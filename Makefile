@@ -23,10 +23,10 @@ CONFIG := training/configs/digits_lenet.toml
 CHECKPOINT := runs/digits_lenet/checkpoints/best.pt
 ARCHIVE := model_store/digits-1.0.mar
 
-.PHONY: help install demo test check secure conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov docs image protos pins clean
+.PHONY: help install demo test check secure security-page conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov docs image protos pins clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(READY) ## Make .venv and install Flambeau with everything developers need
 
@@ -68,6 +68,9 @@ secure: install ## Known vulnerabilities of the pins; what bandit and tests/test
 	$(PY) -m deploy.audit
 	$(PY) -m bandit --quiet --recursive --configfile pyproject.toml -lll server handlers training deploy
 	$(PY) -m pytest tests/test_safety.py --quiet
+
+security-page: install ## Write docs/security.md anew from docs/threats.toml
+	$(PY) -m deploy.security_page
 
 cov: install ## Run the tests and report line and branch coverage
 	$(PY) -m pytest --cov --cov-report=term --cov-report=html $(ARGS)

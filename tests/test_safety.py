@@ -1,5 +1,6 @@
-"""What shipped code never does, read from its source: run data as code, or compare secrets by `==`.
+"""What shipped code never does, read from its source.
 
+It does not run data as code, compare secrets by `==`, or measure time by a clock that may be set.
 A rule has one function below; a place that may break it is in `ALLOWED` with the reason, and a
 place that no longer breaks it must leave that table.
 """
@@ -22,6 +23,10 @@ UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "marshal", 
 RUNNERS = {"eval", "exec", "builtins.eval", "builtins.exec"}
 SAFE_LOADERS = {"yaml.SafeLoader", "yaml.CSafeLoader", "SafeLoader", "CSafeLoader"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput"}
+WALL_CLOCKS = {
+    *("time.time", "time.time_ns", "date.today"),
+    *("datetime.now", "datetime.today", "datetime.utcnow"),
+}
 SECRET = re.compile(r"(^|_)(tokens?|digests?|secrets?|passwords?|hmac|mac|api_key)$", re.IGNORECASE)
 
 # (file, rule) -> why it may
@@ -43,6 +48,25 @@ ALLOWED = {
     ),
     ("training/run.py", "compares a secret by =="): (
         "the digest of a data set, which whoever resumes a run has anyway"
+    ),
+    **dict.fromkeys(
+        (
+            (f"server/flambeau/{name}", "reads the wall clock")
+            for name in (
+                *("exporting/module.py", "state.py", "worker_slot.py", "torchserve/archiver.py"),
+                *("metrics.py", "metrics_board.py", "handler_metric.py"),
+                *("torchserve/metrics/old.py", "torchserve/vllm_handler.py"),
+                *("torchserve/log_files.py", "torchserve/snapshots.py"),
+            )
+        ),
+        "writes down for people when something was",
+    ),
+    ("server/flambeau/tokens.py", "reads the wall clock"): (
+        "keys end at a time that is told; they end by the clock that nobody sets, too"
+    ),
+    ("server/flambeau/downloads.py", "reads the wall clock"): "requests to S3 are dated",
+    ("server/flambeau/unpacked_store.py", "reads the wall clock"): (
+        "what nobody has used for days is removed, and unpacked again where that was wrong"
     ),
 }
 
@@ -162,6 +186,11 @@ def trusts_any_certificate(node: ast.AST) -> str | None:
     return None
 
 
+def reads_the_wall_clock(node: ast.AST) -> str | None:
+    """What jumps when the machine's time is set; `time.monotonic` does not."""
+    return dotted(node) if dotted(node) in WALL_CLOCKS else None
+
+
 RULES: dict[str, Rule] = {
     "imports an unpickler": imports_an_unpickler,
     "runs text as code": runs_text_as_code,
@@ -171,6 +200,7 @@ RULES: dict[str, Rule] = {
     "starts a shell": starts_a_shell,
     "compares a secret by ==": compares_a_secret,
     "trusts any certificate": trusts_any_certificate,
+    "reads the wall clock": reads_the_wall_clock,
 }
 # what each rule must find, so that none of them is blind
 BROKEN = {
@@ -187,6 +217,7 @@ BROKEN = {
     "starts a shell": ["subprocess.run(line, shell=True)", "os.system(line)"],
     "compares a secret by ==": ["shown == self.token", "digest != other"],
     "trusts any certificate": ["context.verify_mode = ssl.CERT_NONE", "httpx.get(u, verify=False)"],
+    "reads the wall clock": ["started_at = time.time()", "clock=datetime.now", "time.time_ns()"],
 }
 SOUND = """
 import pickletools
@@ -198,6 +229,8 @@ np.load(path)
 subprocess.run(["ls"], shell=False)
 hmac.compare_digest(token, shown)
 num_tokens_left == 3
+time.monotonic()
+time.strftime("%Y", time.gmtime(record.created))
 token is None
 token in vocabulary
 """

@@ -32,6 +32,7 @@ def note(
     listener: str,
     arguments: Mapping[str, object],
     outcome: str = "",
+    certificate: str = "",
 ) -> None:
     """Record one call.
 
@@ -44,6 +45,7 @@ def note(
         listener: Where it came in, e.g. `management`.
         arguments: What it was given; addresses lose their queries, which may hold signatures.
         outcome: How a deployment ended, which its status does not tell.
+        certificate: Whom the client's certificate is for, where it had to show one.
     """
     host, port = client or ("", 0)
     _log.info(
@@ -60,6 +62,7 @@ def note(
             "listener": listener,
             "arguments": {name: _shown(value) for name, value in arguments.items()},
             **({"outcome": outcome} if outcome else {}),
+            **({"certificate": _shown(certificate)} if certificate else {}),
         },
     )
 

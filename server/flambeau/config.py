@@ -307,6 +307,13 @@ class ServeConfig:
             "https:// addresses then have to show; none: clients need no certificate"
         ),
     )
+    host_names: tuple[str, ...] = field(
+        default=(),
+        metadata=_help(
+            "names, without ports, that requests over HTTP may call the server by, besides "
+            "localhost and numbers of addresses; none: any"
+        ),
+    )
     cors_allowed_origin: str = field(
         default="", metadata=_help("Access-Control-Allow-Origin of every response")
     )
@@ -452,6 +459,11 @@ class ServeConfig:
                 "client_ca_file is given without certificate_file: clients that show certificates "
                 "have to know the server by one of its own; give certificate_file, too"
             )
+        for name in self.host_names:
+            if re.fullmatch(r"[A-Za-z0-9._-]+", name) is None:
+                raise ConfigError(
+                    f"host_names has {name!r}; give names without ports, e.g. models.example"
+                )
         _require_pattern(self, "blacklist_env_vars")
         _require_pattern(self, "pass_env_vars")
         self._require_closed_listeners()

@@ -18,6 +18,7 @@
     |  |- MalformedRequest       it is not HTTP, or not as we let it be
     |  |  |- TargetTooLong          its address is too long
     |  |  |- HeadTooLarge           its headers are too many or too long
+    |  |  |- UnknownHost            it calls the server by a name that is not its own
     |  |  `- ExpectationFailed      it expects what nobody does
     |  |- RequestTimedOut        it does not arrive in time
     |  |- Unauthorized           no token, or none that is valid
@@ -124,6 +125,10 @@ class TargetTooLong(MalformedRequest):
 
 class HeadTooLarge(MalformedRequest):
     """The request's headers are too many or too long."""
+
+
+class UnknownHost(MalformedRequest):
+    """The request is for a host of another name."""
 
 
 class ExpectationFailed(MalformedRequest):

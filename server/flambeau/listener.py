@@ -144,4 +144,5 @@ def _limits(config: ServeConfig, audiences: Sequence[Audience]) -> Limits:
         write_s=config.write_timeout_s,
     )
     count = max_connections(config.max_connections, is_first=Audience.INFERENCE in audiences)
-    return Limits(patience=patience, connections=Connections(count))
+    names = frozenset(name.lower() for name in config.host_names)
+    return Limits(patience=patience, connections=Connections(count), host_names=names)

@@ -27,6 +27,7 @@ from flambeau.api.request_head import (
     MAX_CHUNKS,
     MAX_HEAD_BYTES,
     check_head,
+    check_known_host,
     head_too_large,
 )
 from flambeau.api.turn import Refusal, Turn
@@ -39,6 +40,7 @@ from flambeau.errors import (
 )
 from flambeau.route_cycle import RouteCycle, scope_of
 from flambeau.socket_state import is_reset
+from flambeau.tls import client_name
 from flambeau.watch import Patience, Stage, Watch
 
 _log = logging.getLogger(__name__)
@@ -65,10 +67,12 @@ class Limits:
     Attributes:
         patience: How long they may take.
         connections: How many they may be.
+        host_names: What they may call the server, in lower case; none for any name.
     """
 
     patience: Patience
     connections: Connections
+    host_names: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +114,7 @@ class Protocol(HttpToolsProtocol):
         self._lane = lane
         self._limits = limits
         self._is_counted = False
+        self._extensions: dict[str, dict[str, str]] = {}
         self._watch: Watch | None = None
         # the request whose turn it is; those behind it are in the pipeline, the newest first
         self._current: Cycle | None = None
@@ -135,6 +140,8 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if name := client_name(transport):
+            self._extensions = {"tls": {"client_cert_name": name}}
         self._watch = Watch(self.loop, self._limits.patience, transport, on_late=self._on_late)
         try:
             self._limits.connections.enter()
@@ -265,6 +272,7 @@ class Protocol(HttpToolsProtocol):
         heading = self._heading
         if heading is None or not heading.is_same(self.url, self.headers, http_version):
             check_head(self.url, self.headers, http_version=http_version)
+            check_known_host(self.headers, self._limits.host_names)
             heading = None
         keep_alive = http_version != "1.0" and parser.should_keep_alive() and not is_tunnel
         self._is_last = not keep_alive
@@ -342,6 +350,7 @@ class Protocol(HttpToolsProtocol):
             "client": self.client,
             "scheme": self.scheme or "http",
             "root_path": self.root_path,
+            "extensions": self._extensions,
         }
 
     def _go_on_without_upgrade(self, rest: bytes) -> None:
@@ -483,7 +492,6 @@ class Protocol(HttpToolsProtocol):
             "query_string": heading.target.partition(b"?")[2],
             "headers": heading.headers,
             "state": {},
-            "extensions": {},
             **self._ends(),
         }
         cycle = self._cycle_for(scope, keep_alive=turn.keep_alive, expect_100_continue=False)

@@ -90,7 +90,6 @@ def scope_of(target: bytes, **known: Any) -> HTTPScope:  # noqa: ANN401  # what 
         "raw_path": raw_path,
         "query_string": url.query or b"",
         "state": {},
-        "extensions": {},
     }
     scope.update(known)  # type: ignore[typeddict-item]  # as above
     return scope

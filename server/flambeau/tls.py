@@ -6,13 +6,16 @@ just hang up.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import re
 import shutil
 import socket
 import ssl
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Final
 
 from flambeau.config import ServeConfig
 from flambeau.errors import ConfigError
@@ -52,6 +55,30 @@ def tls_context(config: ServeConfig) -> ssl.SSLContext:
     if config.client_ca_file is not None:
         _ask_for_certificates(context, config.client_ca_file)
     return context
+
+
+def client_name(transport: asyncio.BaseTransport) -> str:
+    """Whom a client's certificate is for, as RFC 4514 writes it; empty where it has shown none."""
+    certificate = transport.get_extra_info("peercert") or {}
+    return ",".join(
+        "+".join(f"{_SHORT.get(key, key)}={_SPECIAL.sub(_escaped, value)}" for key, value in part)
+        for part in reversed(certificate.get("subject", ()))
+    )
+
+
+_SPECIAL: Final = re.compile(r'[,+"\\<>;=]')
+_SHORT: Final = {
+    "commonName": "CN",
+    "countryName": "C",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+}
+
+
+def _escaped(special: re.Match[str]) -> str:
+    return f"\\{special[0]}"
 
 
 def _ask_for_certificates(context: ssl.SSLContext, authorities: Path) -> None:

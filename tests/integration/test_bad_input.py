@@ -258,12 +258,16 @@ def test_what_is_not_http_is_refused_and_the_connection_closed(server: Server, h
     [
         ({"batch_size": "0"}, "batch_size is 0; use 1 to 65536"),
         ({"batch_size": "-1"}, "batch_size is -1; use 1 to 65536"),
+        ({"batch_size": "1000000000"}, "batch_size is 1000000000; use 1 to 65536"),
         ({"max_batch_delay": "-1"}, "max_batch_delay is -1; use 0 to 3600000"),
+        ({"max_batch_delay": "1000000000"}, "max_batch_delay is 1000000000; use 0 to 3600000"),
         (
             {"initial_workers": "1000000000"},
             "initial_workers (min_worker) is 1000000000; use 0 to 1024",
         ),
         ({"response_timeout": "-2"}, "response_timeout is -2; use 0.001 to 86400"),
+        ({"response_timeout": "1000000000"}, "response_timeout is 1000000000; use 0.001 to 86400"),
+        ({"startup_timeout": "-2"}, "startup_timeout is -2; use 0 to 86400"),
         ({"runtime": "perl"}, "Invalid RuntimeType value: perl"),
         ({"url": ""}, "empty url"),
     ],

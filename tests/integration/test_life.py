@@ -193,6 +193,17 @@ def test_a_request_whose_client_left_is_never_executed(server: Server, gate: Pat
     assert cancelled['model="held",outcome="cancelled",version="1.0"'] == 1
 
 
+def test_nobody_listens_but_where_the_server_says(server: Server) -> None:
+    """Workers and templates are spoken to through pairs of sockets, which have no names."""
+    urls = [str(each.base_url) for each in (server.inference, server.management, server.metrics)]
+    targets = [server.grpc_target(f"grpc_{each}") for each in ("inference", "management")]
+    ports = {int(each.strip("/").rpartition(":")[2]) for each in (*urls, *targets)}
+    sockets = [each for process in server.processes() for each in process.net_connections("all")]
+    assert {each.laddr.port for each in sockets if each.status == psutil.CONN_LISTEN} == ports
+    assert not [each for each in sockets if each.family is socket.AF_UNIX and each.laddr]
+    assert any(each.family is socket.AF_UNIX for each in sockets), "none could be read"
+
+
 def test_sigterm_answers_what_is_there_and_then_ends(tmp_path: Path, gate: Path) -> None:
     archive = service(tmp_path, "held")
     with running_server(tmp_path, models=[archive.name]) as server:

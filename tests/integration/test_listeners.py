@@ -14,8 +14,15 @@ import grpc
 import httpx
 import pytest
 
+from flambeau.torchserve.grpc.protos.management_pb2 import SetDefaultRequest
 from tests.integration.archives import service
-from tests.integration.server import PATIENCE_S, Server, free_port, running_server
+from tests.integration.server import (
+    PATIENCE_S,
+    Server,
+    free_port,
+    running_server,
+    wait_until,
+)
 from tests.torchserve.grpc.client import Client
 
 pytestmark = pytest.mark.slow
@@ -53,6 +60,7 @@ def combined(
         *("--private-key-file", str(certificate[1])),
         *("--cors-allowed-origin", "https://example.org"),
         *("--cors-allowed-methods", "GET, POST"),
+        *("--host-names", "models.example", "metrics"),
         models=["echo-1.0.mar"],
         certificate=certificate[0],
     ) as server:
@@ -101,6 +109,16 @@ def test_every_answer_has_the_cors_headers(combined: Server) -> None:
         assert "access-control-allow-headers" not in response.headers
 
 
+def test_a_server_with_names_answers_to_no_other(combined: Server) -> None:
+    """A page may have its own name lead here, and then reads what it gets as if it were its own."""
+    for path in ("/ping", "/models", "/predictions/echo", "/api-description"):
+        for host, is_known in (("models.example", True), ("rebound.example:8080", False)):
+            answer = combined.management.get(path, headers={"host": host})
+            assert (answer.status_code == 200) is is_known, (path, host)
+            if not is_known:
+                assert (answer.status_code, answer.json()["code"]) == (421, 421)
+
+
 def test_metrics_are_read_from_a_unix_socket(combined: Server) -> None:
     path = combined.store / "metrics.sock"
     transport = httpx.HTTPTransport(uds=str(path))
@@ -146,17 +164,24 @@ def test_with_client_authorities_nobody_speaks_without_their_certificate(tmp_pat
         "private-key-file": tmp_path / "server.key",
         "client-ca-file": tmp_path / "client.pem",
         "inference-address": "https://127.0.0.1:0",
+        "management-address": "https://127.0.0.1:0",
         "grpc-inference-address": "https://127.0.0.1:0",
+        "grpc-management-address": "https://127.0.0.1:0",
+        "audit-log": tmp_path / "audit.jsonl",
     }
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     with running_server(
-        store, *words, models=["echo=echo-1.0.mar"], certificate=certificate
+        store, *words, models=["echo=echo-1.0.mar"], certificate=certificate, ready=False
     ) as server:
+        ready = f"{server.management.base_url}/readyz"
+        wait_until(
+            lambda: ask_as(tmp_path, "client", "GET", ready).status_code == 200, what="it is ready"
+        )
         url = f"{server.inference.base_url}/predictions/echo"
-        assert post_as(tmp_path, "client", url).status_code == 200
+        assert ask_as(tmp_path, "client", "POST", url).status_code == 200
         for name in ("", "stranger"):
             with pytest.raises(httpx.TransportError):
-                post_as(tmp_path, name, url)
+                ask_as(tmp_path, name, "POST", url)
         target = server.grpc_target("grpc_inference").removeprefix("https://")
         with Client(target, credentials=credentials_of(tmp_path, "client")) as client:
             assert json.loads(client.predict("echo", {"data": b"1"}))
@@ -165,6 +190,13 @@ def test_with_client_authorities_nobody_speaks_without_their_certificate(tmp_pat
             pytest.raises(grpc.RpcError),
         ):
             client.predict("echo", {"data": b"1"})
+        url = f"{server.management.base_url}/models/echo/1.0/set-default"
+        assert ask_as(tmp_path, "client", "PUT", url).status_code == 200
+        target = server.grpc_target("grpc_management").removeprefix("https://")
+        with Client(target, credentials=credentials_of(tmp_path, "client")) as client:
+            client.manage("SetDefault", SetDefaultRequest(model_name="echo", model_version="1.0"))
+    records = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
+    assert [record["certificate"] for record in records] == ["CN=client"] * 2
 
 
 def make_certificate(directory: Path, name: str) -> None:
@@ -176,12 +208,12 @@ def make_certificate(directory: Path, name: str) -> None:
     subprocess.run(command, cwd=directory, check=True, capture_output=True)
 
 
-def post_as(directory: Path, name: str, url: str) -> httpx.Response:
+def ask_as(directory: Path, name: str, method: str, url: str) -> httpx.Response:
     """Ask as the client of that name, or as one without a certificate."""
     context = ssl.create_default_context(cafile=directory / "server.pem")
     if name:
         context.load_cert_chain(directory / f"{name}.pem", directory / f"{name}.key")
-    return httpx.post(url, json={}, verify=context, trust_env=False)
+    return httpx.request(method, url, json={}, verify=context, trust_env=False)
 
 
 def credentials_of(directory: Path, name: str) -> grpc.ChannelCredentials:

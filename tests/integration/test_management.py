@@ -199,6 +199,11 @@ def test_scaling_to_nothing_and_back_keeps_the_model(server: Server) -> None:
             {"min_worker": "-1"},
             (400, "initial_workers (min_worker) is -1; use 0 to 1024"),
         ),
+        (
+            "/models/echo",
+            {"min_worker": "1000000000"},
+            (400, "initial_workers (min_worker) is 1000000000; use 0 to 1024"),
+        ),
         ("/models/nobody", {}, (404, "Model not found: nobody")),
         ("/models/echo/9", {}, (404, "Model version: 9 does not exist for model: echo")),
     ],

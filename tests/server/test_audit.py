@@ -12,7 +12,7 @@ from flambeau.audit import audit_file
 from flambeau.errors import ConfigError
 
 
-def note(call: str = "POST /models", **arguments: object) -> None:
+def note(call: str = "POST /models", certificate: str = "", **arguments: object) -> None:
     audit.note(
         call,
         200,
@@ -21,6 +21,7 @@ def note(call: str = "POST /models", **arguments: object) -> None:
         request_id="an-id",
         listener="management",
         arguments=arguments,
+        certificate=certificate,
     )
 
 
@@ -39,6 +40,16 @@ def test_a_record_tells_who_did_what_from_where_and_how_it_ended(tmp_path: Path)
     assert (record["client"], record["client_port"]) == ("127.0.0.1", 5000)
     assert (record["request_id"], record["listener"]) == ("an-id", "management")
     assert record["arguments"] == {"url": "digits.mar", "initial_workers": "2"}
+
+
+def test_a_certificate_is_on_record_where_one_was_shown(tmp_path: Path) -> None:
+    path = tmp_path / "audit.jsonl"
+    with audit_file(path):
+        note()
+        note(certificate="CN=ann")
+    first, second = records_of(path)
+    assert "certificate" not in first
+    assert second["certificate"] == "CN=ann"
 
 
 def test_the_query_of_an_address_is_left_out(tmp_path: Path) -> None:

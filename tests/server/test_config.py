@@ -165,6 +165,7 @@ def test_settings_of_models_come_from_a_table_or_from_json(tmp_path: Path) -> No
         ("MODEL_SETTINGS", "[]", "give {"),
         ("CERTIFICATE_FILE", "c.pem", "certificate_file and private_key_file belong together"),
         ("BLACKLIST_ENV_VARS", "(", "no regular expression"),
+        ("HOST_NAMES", "a.example, b.example:8080", "has 'b.example:8080'; give names without"),
     ],
 )
 def test_settings_that_contradict_or_cannot_be_read_are_refused(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import ssl
 import subprocess
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from flambeau.config import ServeConfig
 from flambeau.errors import ConfigError
-from flambeau.tls import tls_context
+from flambeau.tls import client_name, tls_context
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +67,12 @@ def test_without_a_certificate_or_openssl_the_next_step_is_named(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="needs certificate_file and private_key_file"):
         tls_context(ServeConfig())
+
+
+def test_a_client_is_told_by_its_certificate() -> None:
+    subject = ((("countryName", "FR"),), (("commonName", 'a, "b"'), ("serialNumber", "7")))
+    transport = asyncio.BaseTransport({"peercert": {"subject": subject}})
+    assert client_name(transport) == 'CN=a\\, \\"b\\"+serialNumber=7,C=FR'
+    nobodies: list[dict[str, object]] = [{"peercert": None}, {"peercert": {}}, {}]
+    for nobody in nobodies:
+        assert client_name(asyncio.BaseTransport(nobody)) == ""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,18 @@ def test_a_file_that_holds_no_program_is_named(tmp_path: Path, damage: str) -> N
     with pytest.raises(
         ArchiveError, match=r"model\.pt is not a TorchScript program, or is damaged"
     ):
+        torchscript.load(path, device="cpu")
+
+
+def test_an_operation_that_this_pytorch_does_not_know_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    torchscript.save(torchscript.trace(torch.nn.Linear(4, 3), (torch.ones(1, 4),)), path)
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in entries.items():
+            file.writestr(name, content.replace(b"torch.linear(", b"torch.of_2099("))
+    with pytest.raises(ArchiveError, match=r"aten::of_2099"):
         torchscript.load(path, device="cpu")
 
 

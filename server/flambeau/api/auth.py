@@ -216,6 +216,7 @@ def _note(scope: Scope, status: int, *, who: str) -> None:
         listener=state["listener"],
         arguments=state.get("arguments", request.query_params),
         outcome=state.get("outcome", ""),
+        certificate=scope.get("extensions", {}).get("tls", {}).get("client_cert_name", ""),
     )
 
 

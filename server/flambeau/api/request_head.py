@@ -6,8 +6,9 @@ length beside chunks. Here is what it lets pass and what it has no limit for.
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final, TypeAlias
 from urllib.parse import unquote_to_bytes
 
@@ -16,6 +17,7 @@ from flambeau.errors import (
     HeadTooLarge,
     MalformedRequest,
     TargetTooLong,
+    UnknownHost,
     UnsupportedContentType,
 )
 
@@ -28,6 +30,7 @@ MAX_CHUNKS: Final = 65_536
 MAX_CHUNK_EXTRA_BYTES: Final = 64  # per chunk, for its size and extensions, which nobody reads
 
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*")  # RFC 9110, section 7.2
+_HOST_NAME: Final = re.compile(rb"\[(?P<six>[^\]]*)\](:\d*)?|(?P<name>[^:]*)(:\d*)?")
 _CONTROL: Final = re.compile(rb"[\x00-\x1f\x7f]")
 _CODINGS: Final = {
     *(b"gzip", b"x-gzip", b"deflate", b"br", b"zstd", b"compress", b"x-compress", b"identity")
@@ -63,6 +66,33 @@ def check_head(target: bytes, headers: Headers, *, http_version: str) -> None:
     expected = values.get(b"expect", [])
     if any(value.lower() != b"100-continue" for value in expected):
         raise ExpectationFailed("expect only `100-continue`, or nothing")
+
+
+def check_known_host(headers: Headers, names: Collection[str]) -> None:
+    """Refuse who calls the server by a name that is not its own.
+
+    A page may have its name lead here: to the browser, it is then a page of this server.
+
+    Args:
+        headers: Of a request that `check_head` has passed.
+        names: Its names, in lower case, besides localhost and numbers; none takes any name.
+
+    Raises:
+        UnknownHost: It is called by another.
+    """
+    host = next((value for name, value in headers if name == b"host"), b"") if names else b""
+    found = _HOST_NAME.fullmatch(host)
+    called = ((found["six"] or found["name"]) if found else host).decode("latin-1").lower()
+    if called and called not in {"localhost", *names} and not _is_number(called):
+        raise UnknownHost(f"this server is not called {called[:200]}; add its names to host_names")
+
+
+def _is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def expects_continue(headers: Headers, *, http_version: str) -> bool:

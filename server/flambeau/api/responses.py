@@ -33,6 +33,7 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     errors.BodyTooLarge: (413, "RequestEntityTooLargeException"),
     errors.TargetTooLong: (414, "BadRequestException"),
     errors.HeadTooLarge: (431, "BadRequestException"),
+    errors.UnknownHost: (421, "BadRequestException"),
     errors.ExpectationFailed: (417, "BadRequestException"),
     errors.RequestTimedOut: (408, "RequestTimeoutException"),
     errors.Quarantined: (422, "UnprocessableRequestException"),

@@ -8,6 +8,7 @@ from flambeau.api.request_head import (
     MAX_TARGET_BYTES,
     Headers,
     check_head,
+    check_known_host,
     expects_continue,
 )
 from flambeau.errors import (
@@ -15,6 +16,7 @@ from flambeau.errors import (
     HeadTooLarge,
     MalformedRequest,
     TargetTooLong,
+    UnknownHost,
     UnsupportedContentType,
 )
 
@@ -45,6 +47,33 @@ def test_a_host_is_a_name_with_or_without_a_port(host: bytes) -> None:
 def test_no_host_or_an_odd_one_or_two_are_refused(headers: Headers) -> None:
     with pytest.raises(MalformedRequest, match="send one Host header with a host's name"):
         check_head(b"/ping", headers, http_version="1.1")
+
+
+NAMES = frozenset({"models.example"})
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(b"models.example", b"MODELS.example:8080", b"localhost:1", b"127.0.0.1:8080"),
+        *(b"10.1.2.3", b"[::1]:8080", b"[fe80::1]", b""),
+    ],
+)
+def test_a_server_with_names_may_be_called_by_them_and_by_numbers(host: bytes) -> None:
+    check_known_host([(b"host", host)], NAMES)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *(b"rebound.example:8080", b"models.example.evil.example", b"evil.models.example"),
+        *(b"models.example.", b"localhost.example", b"127.0.0.1.example", b"2130706433", b"[x]"),
+    ],
+)
+def test_a_server_with_names_may_not_be_called_by_others(host: bytes) -> None:
+    with pytest.raises(UnknownHost, match="add its names to host_names"):
+        check_known_host([(b"host", host)], NAMES)
+    check_known_host([(b"host", host)], frozenset())  # without names, any will do
 
 
 def test_the_oldest_protocol_needs_no_host() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 import zipfile
 from pathlib import Path
@@ -63,6 +65,39 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path, content: str) -> None:
         torch.save({"weights": torch.ones(2)}, path)
     with pytest.raises(ArchiveError, match=r"model\.pt2 cannot be loaded by PyTorch .* again"):
         load(tmp_path, "model.pt2")
+
+
+class Payload:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("is_worker", [True, False])
+def test_a_pickle_in_a_program_is_not_read_where_workers_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_worker: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    """PyTorch itself reads it, once it has found that it is no tensor."""
+    path, marker, pickled = tmp_path / "model.pt2", tmp_path / "marker", io.BytesIO()
+    torch.save(Payload(marker), pickled)
+    torch.export.save(program(), path)
+    with zipfile.ZipFile(path) as file:
+        entries = {name: file.read(name) for name in file.namelist()}
+    examples = [name for name in entries if "sample_inputs" in name]
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in entries.items():
+            file.writestr(name, pickled.getvalue() if name in examples else content)
+    if is_worker:
+        monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    with contextlib.suppress(ArchiveError):  # of examples that are none
+        load(tmp_path, "model.pt2")
+    assert marker.exists() is not is_worker
 
 
 def test_a_library_needs_its_setting(tmp_path: Path) -> None:

@@ -252,6 +252,7 @@ class Rpcs:
             request_id=call.request_id,
             listener=self._surroundings.listener,
             arguments=MessageToDict(message, preserving_proto_field_name=True),
+            certificate=_certificate(context),
         )
 
 
@@ -275,6 +276,11 @@ def _one_line(text: str) -> str:
     """Text as metadata can carry it: printable ASCII, and not much of it."""
     printable = "".join(each if each.isprintable() and each.isascii() else " " for each in text)
     return printable.strip()[:_MAX_REASON_CHARS]
+
+
+def _certificate(context: _Context) -> str:
+    """Whom the client's certificate is for, as RFC 4514 writes it; empty where there is none."""
+    return b"".join(context.auth_context().get("x509_subject", ())).decode(errors="replace")
 
 
 def _client(context: _Context) -> dict[str, str | int]:
