@@ -14,6 +14,7 @@ from flambeau.api.health import health_router
 from flambeau.api.inference import InferenceAPI
 from flambeau.api.management import management_router
 from flambeau.api.open_inference import open_inference_routers
+from flambeau.api.openapi import PARAMETERS
 from flambeau.api.prediction import Predictions
 from flambeau.app import create_app
 from flambeau.audience import Audience
@@ -91,7 +92,9 @@ def _predictions(parts: ServerParts) -> Predictions:
 def _metrics_router(metrics: Metrics) -> APIRouter:
     router = APIRouter(route_class=OpenRoute)
 
-    @router.get("/metrics", operation_id="metrics")
+    parameters = {"parameters": PARAMETERS["metrics"]}
+
+    @router.get("/metrics", operation_id="metrics", openapi_extra=parameters)
     async def scrape(request: Request) -> Response:
         """The Prometheus exposition; `name[]` keeps the samples of that name only."""
         names = request.query_params.getlist("name[]")

@@ -17,6 +17,7 @@ import pytest
 
 from flambeau.address import Address
 from flambeau.api.auth import Guard, GuardedRoute
+from flambeau.api.openapi_answers import ANSWERS
 from flambeau.api.operations import Operations
 from flambeau.audience import Audience
 from flambeau.cli import main
@@ -251,6 +252,24 @@ def test_health_and_the_api_document_are_open_everywhere(
     assert client.options("/").status_code == 200
     assert client.get("/").status_code == 405
     assert "Flambeau" in client.get("/api-description").text or audience is not Audience.METRICS
+
+
+@pytest.mark.parametrize("audience", Audience)
+def test_the_api_document_tells_which_routes_ask_for_a_key(
+    server: Server, audience: Audience
+) -> None:
+    client: httpx.Client = getattr(server, audience.value)
+    roles = {path.replace(":path}", "}"): role for path, role in ROLES[audience].items()}
+    document = client.options("/").json()
+    assert document["components"]["securitySchemes"] == {
+        "key": {"type": "http", "scheme": "bearer"}
+    }
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            asks = roles.get(path) is not None
+            assert operation.get("security", []) == [{"key": []}] * asks, path
+            assert {"401", "403"}.issubset(operation["responses"]) is asks, path
+            assert operation["operationId"] in ANSWERS
 
 
 TRICKS = (

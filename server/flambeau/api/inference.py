@@ -13,9 +13,10 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from flambeau.admission import counted
-from flambeau.api.auth import InferenceRoute
+from flambeau.api.auth import Guard, InferenceRoute
 from flambeau.api.body import read_body, split_inputs
 from flambeau.api.inference_document import describe_model
+from flambeau.api.openapi import PARAMETERS
 from flambeau.api.prediction import PATHS, Call, PredictionPath, Predictions, headers_for
 from flambeau.api.reply import StreamedResponse, headers_of, to_response
 from flambeau.api.responses import PrettyJSON
@@ -53,7 +54,13 @@ class InferenceAPI:
                 each.path, self.describe_routes, methods=["OPTIONS"], include_in_schema=False
             )
         path = "/invocations"
-        router.add_api_route(path, self.invoke, methods=["POST"], operation_id="invocations")
+        router.add_api_route(
+            path,
+            self.invoke,
+            methods=["POST"],
+            operation_id="invocations",
+            openapi_extra={"parameters": PARAMETERS["invocations"]},
+        )
         router.add_api_route(path, self.invoke, methods=_METHODS, include_in_schema=False)
         return router
 
@@ -79,10 +86,13 @@ class InferenceAPI:
             model = startup[0].model
         return await self._run(request, Call(model=model, query_is_input=True), inputs)
 
-    async def describe_routes(self, model_name: str, model_version: str | None = None) -> Response:
+    async def describe_routes(
+        self, model_name: str, request: Request, model_version: str | None = None
+    ) -> Response:
         """One model's OpenAPI document."""
         self._registry.resolve(model_name, model_version)
-        return PrettyJSON(describe_model(model_name))
+        guard: Guard = request.app.state.guard
+        return PrettyJSON(describe_model(model_name, keys=guard.is_on))
 
     async def _inputs(self, request: Request) -> list[Input]:
         body = await read_body(request, self._predictions.body_limit)

@@ -12,6 +12,7 @@ from flambeau.allowed_hosts import AllowedHosts
 from flambeau.api.auth import InferenceRoute, ManagementRoute
 from flambeau.api.body import BodyLimit, read_body, split_inputs
 from flambeau.api.management import arguments_of
+from flambeau.api.openapi import PARAMETERS
 from flambeau.api.parameters import Parameters
 from flambeau.api.responses import METHOD_TEXT, PrettyJSON, status_message
 from flambeau.audience import Audience
@@ -53,7 +54,13 @@ class Workflows(Service):
             ("GET", one, self.describe, "describeWorkflow"),
             ("DELETE", one, self.unregister, "unregisterWorkflow"),
         ):
-            management.add_api_route(path, endpoint, methods=[method], operation_id=operation_id)
+            management.add_api_route(
+                path,
+                endpoint,
+                methods=[method],
+                operation_id=operation_id,
+                openapi_extra={"parameters": PARAMETERS.get(operation_id, [])},
+            )
         inference = APIRouter(route_class=InferenceRoute)
         path = "/wfpredict/{workflow_name}"
         inference.add_api_route(path, self.predict, methods=["POST"], operation_id="wfpredict")
