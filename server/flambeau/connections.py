@@ -28,10 +28,12 @@ class Connections:
     Attributes:
         max_open: How many there may be.
         num_open: How many there are.
+        are_draining: Whether the next request of each is its last.
     """
 
     max_open: int
     num_open: int = 0
+    are_draining: bool = False
     _warned_at: float = float("-inf")
 
     def enter(self) -> None:

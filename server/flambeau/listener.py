@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Generator, Sequence
+from typing import Final, cast
 
 import uvicorn
 
@@ -17,7 +18,11 @@ from flambeau.binding import BACKLOG, Bound
 from flambeau.config import ServeConfig
 from flambeau.connections import Connections, max_connections
 from flambeau.protocol import Limits, Protocol
+from flambeau.socket_state import let_nobody_in
 from flambeau.watch import Patience
+
+_ON_THEIR_WAY_S: Final = 0.1  # for handshakes and requests that have begun
+_LOOK_S: Final = 0.05
 
 
 class Listener:
@@ -72,7 +77,7 @@ class Listener:
         await self._server.wait_started(self._task)
 
     async def stop(self, *, timeout_s: float) -> None:
-        """Close the socket and finish the requests being answered; cancel them after a time."""
+        """Close the socket and finish the requests that are there; cancel them after a time."""
         # uvicorn passes it to asyncio.wait_for, which takes fractions of a second
         self._server.config.timeout_graceful_shutdown = timeout_s  # type: ignore[assignment]
         self._server.should_exit = True
@@ -112,6 +117,40 @@ class _Server(uvicorn.Server):
         ]
         self.started = True
         self._is_started.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let no more clients in, answer what those that are in have sent, and hang up on each.
+
+        Nothing that has reached the server is reset: not a connection that nobody has accepted yet,
+        nor a request that its client sends while it is hung up on.
+        """
+        for each in sockets or []:
+            let_nobody_in(each)
+        self._limits.connections.are_draining = True
+        for connection in self._connections():
+            connection.drain()
+        await asyncio.sleep(_ON_THEIR_WAY_S)
+        for server in self.servers:
+            server.close()
+        for each in sockets or []:
+            each.close()
+        try:
+            await asyncio.wait_for(
+                self._wait_ended(), timeout=self.config.timeout_graceful_shutdown
+            )
+        except asyncio.TimeoutError:
+            for task in self.server_state.tasks:
+                task.cancel()
+
+    async def _wait_ended(self) -> None:
+        while self.server_state.connections and not self.force_exit:
+            for connection in self._connections():
+                connection.shutdown()
+            await asyncio.sleep(_LOOK_S)
+        await self._wait_tasks_to_complete()
+
+    def _connections(self) -> list[Protocol]:
+        return cast("list[Protocol]", list(self.server_state.connections))
 
     def _protocol(self) -> Protocol:
         return Protocol(

@@ -30,7 +30,7 @@ from flambeau.api.request_head import (
     check_known_host,
     head_too_large,
 )
-from flambeau.api.turn import Refusal, Turn
+from flambeau.api.turn import Goodbye, Refusal, Turn
 from flambeau.connections import Connections
 from flambeau.errors import (
     FlambeauError,
@@ -39,7 +39,7 @@ from flambeau.errors import (
     TooManyConnections,
 )
 from flambeau.route_cycle import RouteCycle, scope_of
-from flambeau.socket_state import is_reset
+from flambeau.socket_state import is_reset, unsent_bytes
 from flambeau.tls import client_name
 from flambeau.watch import Patience, Stage, Watch
 
@@ -130,7 +130,9 @@ class Protocol(HttpToolsProtocol):
         self._num_chunks = 0
         self._num_body_bytes = 0
         self._num_bytes = 0  # in reads of its own, besides what the first brought of the body
-        # its end: the last request is known; nothing that comes is read; the client sends no more
+        # its end: the next request is the last; the last one is known; nothing that comes is read;
+        # the client sends no more
+        self._is_draining = limits.connections.are_draining
         self._is_last = False
         self._is_deaf = False
         self._is_half_closed = False
@@ -208,6 +210,7 @@ class Protocol(HttpToolsProtocol):
             return False
         self._is_deaf = self._is_half_closed = True
         self._is_arriving = False
+        self._close_after_newest()
         self._look_for_reset()
         return True
 
@@ -221,10 +224,20 @@ class Protocol(HttpToolsProtocol):
         assert self._watch is not None
         self._watch.read()
 
+    # what the listener tells
+
+    def drain(self) -> None:
+        """Let the newest request be the last, or the next one if there is none."""
+        self._is_draining = True
+        self._again = None
+        self._is_last |= self._close_after_newest()
+
     def shutdown(self) -> None:
-        super().shutdown()
-        if self.transport.is_closing() and self._watch is not None:
-            self._watch.ending()
+        """Hang up once the requests that are there are answered; again and again, if you like."""
+        self.drain()
+        is_idle = self._current is None and not self.pipeline
+        if is_idle and not self._is_deaf and not self.transport.is_closing():
+            self._say_goodbye()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._watch is not None:
@@ -275,6 +288,7 @@ class Protocol(HttpToolsProtocol):
             check_known_host(self.headers, self._limits.host_names)
             heading = None
         keep_alive = http_version != "1.0" and parser.should_keep_alive() and not is_tunnel
+        keep_alive = keep_alive and not self._is_draining
         self._is_last = not keep_alive
         if self._lane is not None and method == b"POST":
             if heading is None:
@@ -410,7 +424,9 @@ class Protocol(HttpToolsProtocol):
                         f"the body has not come within body_timeout_s {patience.body_s:g}"
                     )
                 )
-            case Stage.END:
+            case Stage.GOODBYE if unsent_bytes(self.transport):
+                self._watch.arriving(Stage.END)
+            case Stage.GOODBYE | Stage.END:
                 self._close()
             case _:
                 self._end()
@@ -548,7 +564,9 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_soon(self._start_next)
         else:
             self.flow.resume_reading()
-            if not self._is_arriving:
+            if self._is_draining:  # its response began before, and could not say so
+                self._say_goodbye()
+            elif not self._is_arriving:
                 self._watch.idle()
 
     def _start_next(self) -> None:
@@ -561,22 +579,47 @@ class Protocol(HttpToolsProtocol):
 
     # the end
 
+    def _say_goodbye(self) -> None:
+        """End a connection that is idle; a request that is on its way gets this as its answer.
+
+        RFC 9110, 15.5.9, has this status for it, and knows that the request may cross with it.
+        """
+        error = RequestTimedOut(
+            "the server is stopping and takes no more requests over this connection; "
+            "send it again over another one"
+        )
+        if self._is_arriving:
+            self._refuse(error)
+        else:
+            self._is_deaf = self._is_last = True
+            self._take_turn(Goodbye(self, self._edge, error, line=self._known_line))
+
     def _end(self) -> None:
         """Close the connection once everything is sent.
 
         A client that is still sending would be answered with a reset, which may overtake the
-        response: it gets some time to read that, and what it sends meanwhile is thrown away.
+        response: it gets some time to read that, and what it sends meanwhile is thrown away. When
+        the server stops, that may be any client.
         """
         assert self._watch is not None
         is_sending = self._is_counted and (self._is_deaf or self._is_arriving)
+        may_send = (is_sending or self._is_draining) and not self._is_half_closed
         self._is_deaf = self._is_last = True
-        self.url, self.headers = b"", []  # which may be long, and so may the goodbye
-        if is_sending and not self._is_half_closed and self.transport.can_write_eof():
+        self.url, self.headers = b"", []  # which may be long, and so may the time until its end
+        if may_send and self.transport.can_write_eof():
             self.flow.resume_reading()
             self.transport.write_eof()
-            self._watch.arriving(Stage.END)
+            self._watch.arriving(Stage.GOODBYE if self._is_draining else Stage.END)
         else:
             self._close()
+
+    def _close_after_newest(self) -> bool:
+        """Let the newest response say that it is the last; False if there is none that can."""
+        newest: Cycle | None = self.pipeline[0] if self.pipeline else self._current
+        if newest is None or (isinstance(newest, RouteCycle) and newest.response_started):
+            return False
+        newest.keep_alive = False
+        return True
 
     def _close(self) -> None:
         assert self._watch is not None

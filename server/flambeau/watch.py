@@ -24,6 +24,7 @@ MIN_BYTES_PER_S: Final = 8 << 10
 """Who sends or reads at least so fast gets the time that takes: a modem's 64 kbit/s."""
 
 _LINGER_S: Final = 2.0  # for a client that is refused while it sends, to read why
+_ACK_S: Final = 0.1  # for a client's kernel to have all that was sent; most take no millisecond
 _GOODBYE_S: Final = 0.5  # for a client's last words once everything has been sent
 
 
@@ -35,6 +36,7 @@ class Stage(Enum):
     BODY = "the rest of a request's body"
     NEXT = "the next request"
     END = "the client's end, after its last response"
+    GOODBYE = "the same, of a client that need not have noticed it"
     NOTHING = "nothing: a request is being answered"
 
 
@@ -68,6 +70,8 @@ class Patience:
                 return since + self.idle_s
             case Stage.END:
                 return since + _LINGER_S
+            case Stage.GOODBYE:
+                return since + _ACK_S
             case Stage.NOTHING:
                 return math.inf
 

@@ -73,6 +73,14 @@ def receive(client: socket.socket) -> bytes:
         received += part
 
 
+def until_answered(client: socket.socket) -> bytes:
+    """One answer of ours in JSON, whether or not the connection ends with it."""
+    received = b""
+    while not received.endswith(b"}\n"):
+        received += client.recv(4096)
+    return received
+
+
 def answers(data: bytes) -> list[Answer]:
     """What a server has sent on one connection, response by response; nothing may be left over.
 

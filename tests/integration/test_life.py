@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
 from collections.abc import Generator
 from concurrent.futures import Future
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 
@@ -14,14 +16,18 @@ import psutil
 import pytest
 
 from tests.integration.archives import service
+from tests.integration.conversation import answers, connect, receive, send, until_answered
 from tests.integration.server import (
     JSON,
+    PATIENCE_S,
     Server,
     clean_environment,
     running_server,
     serve_command,
     wait_until,
 )
+
+PING = b"GET /ping HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +229,49 @@ def test_sigterm_answers_what_is_there_and_then_ends(tmp_path: Path, gate: Path)
         assert server.wait_ended() == 0
         (drained,) = [r for r in server.records() if r["message"] == "drained"]
         assert drained["requests_given_up"] == 0
+
+
+def test_sigterm_resets_no_request(tmp_path: Path, gate: Path) -> None:
+    """What is there is answered, and what crosses with the end of its connection is told so."""
+    archive = service(tmp_path, "held")
+    with running_server(tmp_path, models=[archive.name]) as server, ExitStack() as stack:
+        pipelined, sending, used, unused, half = (
+            stack.enter_context(connect(server)) for _ in range(5)
+        )
+        pipelined.sendall(held_request("first", gate) + held_request("second", gate))
+        wait_until(gate.with_name("first.started").exists, what="the first is being answered")
+        late = held_request("late", gate)
+        sending.sendall(late[:-1])
+        used.sendall(PING)
+        assert answers(until_answered(used))[0].status == 200
+        half.sendall(late[:20])
+        server.stop()
+
+        for client in (used, unused, half):
+            assert select.select([client], [], [], PATIENCE_S)[0], "there is no goodbye"
+            send(client, PING)  # as if it did not know yet
+            (goodbye,) = answers(receive(client))
+            assert (goodbye.status, goodbye.headers["connection"]) == (408, "close")
+            assert "over another one" in goodbye.error()["message"]
+        sending.sendall(late[-1:])
+        gate.touch()
+        found = [answers(receive(each)) for each in (pipelined, sending)]
+        assert [[each.status for each in some] for some in found] == [[200, 200], [200]]
+        assert "connection" not in found[0][0].headers
+        assert [some[-1].headers["connection"] for some in found] == ["close", "close"]
+        assert server.wait_ended() == 0
+
+        server.stderr.wait_closed()
+        refused = [record["path"] for record in server.records() if record.get("status") == 408]
+        assert len(refused) == 1, "only one of them had begun a request"
+
+
+def held_request(name: str, gate: Path) -> bytes:
+    body = f'{{"name": "{name}", "gate": "{gate}"}}'.encode()
+    return (
+        b"POST /predictions/held HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    )
 
 
 def test_a_second_signal_drops_what_is_there_and_ends_at_once(tmp_path: Path, gate: Path) -> None:

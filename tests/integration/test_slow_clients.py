@@ -15,7 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.integration.archives import service
-from tests.integration.conversation import Answer, answers, connect, converse, receive, send
+from tests.integration.conversation import (
+    Answer,
+    answers,
+    connect,
+    converse,
+    receive,
+    send,
+    until_answered,
+)
 from tests.integration.server import PATIENCE_S, Server, running_server, wait_until
 
 TIMEOUT_S = 1.0  # of everything that the server waits for
@@ -235,14 +243,6 @@ def with_few_files(start: Callable[[], Server]) -> Server:
         return start()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def until_answered(client: socket.socket) -> bytes:
-    """One answer, whether or not the connection ends with it."""
-    received = b""
-    while not received.endswith(b"}\n"):
-        received += client.recv(4096)
-    return received
 
 
 def test_a_client_with_an_idle_tls_connection_does_not_delay_the_end(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """One request on a connection: it has its turn once those before it are answered.
 
 A connection tells a turn what arrives, and a turn tells the connection what to send. `Exchange` is
-a prediction, `Refusal` what cannot be read at all; all other requests are uvicorn's.
+a prediction, `Refusal` what cannot be read at all, `Goodbye` what has not come; all other requests
+are uvicorn's.
 """
 
 from __future__ import annotations
@@ -117,3 +118,12 @@ class Refusal(Turn):
 
     def note(self, status: int) -> None:
         self._edge.note(status, self._request_id, started_at=self._started_at, line=self._line)
+
+
+class Goodbye(Refusal):
+    """The answer to a request that may be on its way; nobody's, as far as anybody knows."""
+
+    __slots__ = ()
+
+    def note(self, status: int) -> None:
+        """There is nothing to count."""
