@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from starlette.exceptions import HTTPException
@@ -83,9 +84,13 @@ def _cors_headers(config: ServeConfig) -> list[tuple[str, str]]:
 def _description_router(app: FastAPI) -> APIRouter:
     router = APIRouter(route_class=OpenRoute)
 
+    @cache  # to write it takes longer than many predictions, and it never changes
+    def document() -> bytes:
+        return bytes(PrettyJSON(document_of(app)).body)
+
     async def describe_api() -> Response:
         """This document."""
-        return PrettyJSON(document_of(app))
+        return Response(document(), media_type=PrettyJSON.media_type)
 
     router.add_api_route("/", describe_api, methods=["OPTIONS"], operation_id="apiDescription")
     path = "/api-description"
