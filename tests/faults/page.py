@@ -20,7 +20,8 @@ INTRODUCTION = """\
 What Flambeau promises when things go wrong, and what was found when they were made to. `make
 faults` does all of this to a running server and writes this page anew; `make soak MINUTES=30` mixes
 the faults for as long as you like. Short forms of the same cases are among the tests, with
-deliberately broken ones that they must find.
+deliberately broken ones that they must find. C11 and C15 to C19 are tests of their own, which `make
+faults` runs in their whole size: their figures count what was tried.
 
 Clients ask f(x) = 2x + nonce, each nonce once, and keep a ledger. Every request ends in one class:
 

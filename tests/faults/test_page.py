@@ -59,12 +59,17 @@ REPORT = """\
 <testsuites><testsuite>
   <testcase name="plain"/>
   <testcase name="good"><properties>
-    <property name="case" value="C15 registry"/><property name="R" value="480"/>
-    <property name="kills" value="200"/>
+    <property name="case" value="C15 state file"/><property name="R" value="480"/>
+    <property name="kills" value="200"/><property name="max_mib" value="3"/>
+  </properties></testcase>
+  <testcase name="another part"><properties>
+    <property name="case" value="C15 state file"/><property name="E" value="20"/>
+    <property name="kills" value="80"/><property name="max_mib" value="2"/>
   </properties></testcase>
   <testcase name="bad"><properties>
     <property name="case" value="C16 checkpoint"/><property name="W" value="1"/>
   </properties><failure message="not loadable"/></testcase>
+  <testcase name="broken"><error message="no server"/></testcase>
 </testsuite></testsuites>
 """
 
@@ -72,7 +77,8 @@ REPORT = """\
 def test_tests_that_record_themselves_as_cases_are_collected(tmp_path: Path) -> None:
     path = tmp_path / "report.xml"
     path.write_text(REPORT)
-    good, bad = verdicts_of(path)
-    assert (good.case, good.num_sent, good.is_kept) == ("C15 registry", 480, True)
-    assert good.figures == (Figure(name="kills", value=200.0),)
+    good, bad, broken = verdicts_of(path)
+    assert (good.case, good.num_sent, good.is_kept) == ("C15 state file", 500, True)
+    assert good.figures == (Figure(name="kills", value=280.0), Figure(name="max_mib", value=3.0))
     assert (bad.lost, bad.broken) == (1, ("not loadable",))
+    assert (broken.case, broken.broken) == ("broken", ("no server",))

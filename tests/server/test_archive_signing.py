@@ -25,6 +25,7 @@ from flambeau.manifest import Manifest
 from flambeau.plain_container import PlainFile, zip_pieces
 from flambeau.signing import Trust, read_signatures, read_trust
 from flambeau.torchserve.archive_files import ArchiveFormat, write
+from tests.faults.collected import RecordProperty
 
 MANIFEST = Manifest(model_name="digits", handler="handler.py", serialized_file="model.pt")
 FILES: dict[str, Path | bytes] = {
@@ -111,7 +112,13 @@ def test_large_archives_have_zip64_fields(tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize(("archive_format", "num_flips"), [("default", 500), ("tgz", 100)])
 def test_no_byte_of_a_signed_archive_can_be_changed(
-    archive_format: str, num_flips: int, tmp_path: Path, key: SigningKey, trust: Trust
+    archive_format: str,
+    num_flips: int,
+    tmp_path: Path,
+    key: SigningKey,
+    trust: Trust,
+    *,
+    record_property: RecordProperty,
 ) -> None:
     """Every region: headers, names, times, modes, contents, padding, list, signature, directory."""
     files = {"MAR-INF/MANIFEST.json": MANIFEST.to_json().encode(), "handler.py": b"x = 1\n"}
@@ -137,6 +144,8 @@ def test_no_byte_of_a_signed_archive_can_be_changed(
     assert len(positions) == num_flips
     assert passed == []
     assert sorted(each.name for each in tmp_path.iterdir() if each.name.startswith(".")) == []
+    record_property("case", f"C19 changed bytes, {path.suffix[1:]}")
+    record_property("refused", num_flips - len(passed))
 
 
 def changed_directory(tmp_path: Path, key: SigningKey) -> Path:

@@ -23,6 +23,8 @@ from tests.server import test_archive as zips
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tests.faults.collected import RecordProperty
+
 CORPUS: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "corpora" / "archives.json").read_bytes()
 )
@@ -106,8 +108,13 @@ def small_files() -> Iterator[int]:
     ("recipe", "kind"), CASES, ids=[f"{recipe['case']} ({kind})" for recipe, kind in CASES]
 )
 def test_a_hostile_archive_is_refused_at_once_and_changes_nothing(
-    recipe: dict[str, Any], kind: str, tmp_path: Path, small_files: int
+    recipe: dict[str, Any],
+    kind: str,
+    tmp_path: Path,
+    small_files: int,
+    record_property: RecordProperty,
 ) -> None:
+    record_property("case", "C18 hostile archives")
     (tmp_path / "work").mkdir()
     path = (zip_file if kind == "zip" else tgz_file)(recipe, tmp_path)
     before = zips.tree(tmp_path)
@@ -119,7 +126,10 @@ def test_a_hostile_archive_is_refused_at_once_and_changes_nothing(
     with pytest.raises(ArchiveError, match=recipe["says"]) as caught:
         unpack(path, tmp_path / "work" / "model", limits=limits)
 
-    assert time.process_time() - started_at < MAX_SECONDS * SLACK
+    took_s = time.process_time() - started_at
+    record_property("refused", 1)
+    record_property("max_cpu_s", took_s)
+    assert took_s < MAX_SECONDS * SLACK
     assert "hostile." in str(caught.value)
     assert "File too large" not in str(caught.value)
     assert zips.tree(tmp_path) == before

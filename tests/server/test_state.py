@@ -18,6 +18,7 @@ from flambeau.state import Operation, StateFile, Stored
 from flambeau.state_recovery import open_state
 from flambeau.state_snapshot import snapshot_path
 from flambeau.testing import Fault, FaultyDisk
+from tests.faults.collected import RecordProperty
 from tests.server import state_writer
 from tests.server.state_writer import NUM_COMMITS, memory_directory, number_of, save, state
 
@@ -94,7 +95,12 @@ def test_the_log_of_operations_is_bounded(tmp_path: Path, monkeypatch: pytest.Mo
 )
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_step_that_fails_refuses_the_commit_or_hurts_nothing(
-    tmp_path: Path, fault: Fault, *, from_then_on: bool, after: bool
+    tmp_path: Path,
+    fault: Fault,
+    record_property: RecordProperty,
+    *,
+    from_then_on: bool,
+    after: bool,
 ) -> None:
     """Every step in turn, until a run has none left to fail."""
     step = 0
@@ -120,11 +126,13 @@ def test_a_step_that_fails_refuses_the_commit_or_hurts_nothing(
             break
     assert set(disk.steps) >= {"open", "write", "fsync", "rename", "unlink", "dir fsync", "sqlite"}
     assert step > 80
+    record_property("case", "C15 state file")
+    record_property("failed_steps", step - 1)
 
 
 @pytest.mark.slow
 def test_a_writer_killed_at_any_step_leaves_the_last_acknowledged_state_or_the_next(
-    tmp_path: Path,
+    tmp_path: Path, record_property: RecordProperty
 ) -> None:
     subprocess.run([sys.executable, str(PROGRAM), "points", str(tmp_path)], check=True, timeout=100)
     places = sorted(tmp_path.iterdir())
@@ -133,10 +141,14 @@ def test_a_writer_killed_at_any_step_leaves_the_last_acknowledged_state_or_the_n
         told = place / "acknowledged"
         acknowledged = int(told.read_text()) if told.exists() else 0
         assert number_of(remembered(place / "state.db")) in {acknowledged, acknowledged + 1}, place
+    record_property("case", "C15 state file")
+    record_property("kills_at_a_step", len(places))
 
 
 @pytest.mark.slow
-def test_a_writer_killed_at_random_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+def test_a_writer_killed_at_random_loses_nothing_that_was_acknowledged(
+    tmp_path: Path, record_property: RecordProperty
+) -> None:
     path, chance = tmp_path / "state.db", random.Random(0)
     total = 0
     for _ in range(NUM_KILLS):
@@ -152,6 +164,8 @@ def test_a_writer_killed_at_random_loses_nothing_that_was_acknowledged(tmp_path:
         acknowledged = int(last[-1]) if last[-1].isdigit() else 0
         assert total - acknowledged in {0, 1}
     assert total > NUM_KILLS
+    record_property("case", "C15 state file")
+    record_property("kills_at_random", NUM_KILLS)
 
 
 def test_a_database_that_may_not_grow_refuses_and_then_goes_on(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from flambeau.state import companions
 from flambeau.state_recovery import open_state
 from flambeau.state_snapshot import snapshot_path
 from flambeau.testing import Fault, FaultyDisk
+from tests.faults.collected import RecordProperty
 from tests.server.state_writer import memory_directory, save, state
 
 LAST = 4  # the good state is that after so many commits
@@ -61,7 +62,7 @@ def copy_to(path: Path, directory: Path) -> Path:
 
 @pytest.mark.parametrize("has_snapshot", [True, False])
 def test_a_flipped_bit_is_found_or_harmless(
-    path: Path, tmp_path: Path, *, has_snapshot: bool
+    path: Path, tmp_path: Path, record_property: RecordProperty, *, has_snapshot: bool
 ) -> None:
     content, chance = path.read_bytes(), random.Random(1)
     places = [*range(0, 100, 2), *(chance.randrange(len(content)) for _ in range(50))]
@@ -77,6 +78,8 @@ def test_a_flipped_bit_is_found_or_harmless(
         num_found += damaged.with_name("state.db.moved-1").exists()
         assert not (lost and has_snapshot)
     assert num_found > 20
+    record_property("case", "C17 damaged state file")
+    record_property("flips", len(places))
 
 
 def test_a_flip_in_any_record_is_found(path: Path) -> None:
@@ -89,7 +92,11 @@ def test_a_flip_in_any_record_is_found(path: Path) -> None:
 
 
 @pytest.mark.parametrize("has_snapshot", [True, False])
-def test_a_truncated_file_is_moved_aside(path: Path, tmp_path: Path, *, has_snapshot: bool) -> None:
+def test_a_truncated_file_is_moved_aside(
+    path: Path, tmp_path: Path, record_property: RecordProperty, *, has_snapshot: bool
+) -> None:
+    record_property("case", "C17 damaged state file")
+    record_property("truncations", 20)
     content = path.read_bytes()
     for number in range(20):
         damaged = copy_to(path, tmp_path / str(number))
@@ -148,7 +155,11 @@ def test_a_removed_log_does_not_bring_an_old_state_back(path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["another server's", "its own, from before"])
-def test_an_exchanged_log_does_no_harm(path: Path, tmp_path: Path, source: str) -> None:
+def test_an_exchanged_log_does_no_harm(
+    path: Path, tmp_path: Path, source: str, record_property: RecordProperty
+) -> None:
+    record_property("case", "C17 damaged state file")
+    record_property("exchanged_logs", 1)
     other = path
     if source == "another server's":
         (tmp_path / "other").mkdir()

@@ -17,6 +17,7 @@ import torch
 
 import training
 from flambeau.errors import ConfigError
+from tests.faults.collected import RecordProperty
 from training.checkpoint import load, save
 from training.config import DataConfig, OptimizerConfig, TrainConfig, read_config
 from training.errors import DataError, NonFiniteLoss
@@ -85,8 +86,10 @@ def test_the_number_of_workers_changes_nothing(iris: TrainConfig, tmp_path: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["iris", "digits"])
 def test_a_resumed_run_equals_one_that_was_not_interrupted(
-    name: str, iris: TrainConfig, tmp_path: Path
+    name: str, iris: TrainConfig, tmp_path: Path, record_property: RecordProperty
 ) -> None:
+    record_property("case", "C16 checkpoints")
+    record_property("equal_resumptions", 1)
     config = iris if name == "iris" else digits(tmp_path / "run")
     whole = train(config)
     # The same run, stopped after its first epoch.
@@ -233,7 +236,11 @@ def heeding(number: signal.Signals) -> Generator[None]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_exits_130_with_the_last_checkpoint_usable(tmp_path: Path) -> None:
+def test_ctrl_c_exits_130_with_the_last_checkpoint_usable(
+    tmp_path: Path, record_property: RecordProperty
+) -> None:
+    record_property("case", "C16 checkpoints")
+    record_property("interrupts", 1)
     command = [sys.executable, "-m", "training.train", *IRIS, "epochs=100000", f"output={tmp_path}"]
     # a shell that runs the tests in the background lets them, and theirs, ignore Ctrl-C
     with (
