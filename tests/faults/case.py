@@ -21,8 +21,10 @@ from typing import Any
 import httpx
 import psutil
 
+from flambeau.archive_keys import SigningKey
+from flambeau.archive_signing import sign_archive
 from tests.faults.ledger import Ledger, Outcome, Row, Sent
-from tests.faults.load import Load, Plan
+from tests.faults.load import Load, Plan, document_of
 from tests.faults.models import faulty_with
 from tests.faults.verdict import Figure, Verdict
 from tests.integration.server import PATIENCE_S, Server, wait_until
@@ -88,6 +90,7 @@ class Scene:
         self.model = f"{name.replace(' ', '-').lower()}-{seed}-{time.monotonic_ns()}"
         self._server = server
         self._journal = store / f"{self.model}.journal"
+        self.key: SigningKey | None = None  # signs its archives
         # so far
         self.recoveries_s: list[float] = []
         self.figures: list[Figure] = []
@@ -130,7 +133,10 @@ class Scene:
     def archive(self, version: str, *, yaml: str = "", **options: str | bool) -> Path:
         """An archive of this run's model that journals its calls."""
         options = {"journal": str(self._journal), **options}
-        return faulty_with(self.store, self.model, version=version, yaml=yaml, **options)
+        path = faulty_with(self.store, self.model, version=version, yaml=yaml, **options)
+        if self.key is not None:
+            sign_archive(path, self.key)
+        return path
 
     def load(self, num_requests: int, *, url: str | None = None, **plan: Any) -> Load:  # noqa: ANN401  # `Plan`'s
         """Clients that ask this run's model during the block."""
@@ -156,7 +162,7 @@ class Scene:
             fault: What it does to its worker.
             work_ms: How long the model works for it.
             nonce: Its number; None for the next one.
-            again: Send this one once more, byte for byte.
+            again: Send this one once more; byte for byte, if the work is the same as well.
         """
         sent = again or Sent(
             nonce=self.ledger.next_nonce() if nonce is None else nonce,
@@ -165,9 +171,7 @@ class Scene:
             fault=fault,
             at=time.monotonic(),
         )
-        body: dict[str, object] = {"x": sent.x, "nonce": sent.nonce}
-        body |= {"work_ms": work_ms} if work_ms else {}
-        body |= {"fault": sent.fault} if sent.fault else {}
+        body = document_of(sent, work_ms=work_ms)
         try:
             return self.ledger.answered(sent, self.server.predict(self.model, json=body))
         except httpx.TransportError as error:

@@ -10,14 +10,21 @@ from collections.abc import Iterable, Iterator
 from tests.faults.case import Case
 from tests.faults.stories_life import front_killed, terminated
 from tests.faults.stories_mixed import mixed
+from tests.faults.stories_shares import crash_looping, flooded
 from tests.faults.stories_traffic import (
+    CLOSED_SOON_S,
     NETWORK_FAULTS,
     bad_network,
     clients_leave,
     overloaded,
     slow_clients,
 )
-from tests.faults.stories_versions import bad_versions_deployed, versions_swapped, workers_scaled
+from tests.faults.stories_versions import (
+    bad_versions_deployed,
+    badly_signed_versions_deployed,
+    versions_swapped,
+    workers_scaled,
+)
 from tests.faults.stories_workers import (
     front_out_of_files,
     nothing_happens,
@@ -98,6 +105,13 @@ def _cases() -> Iterator[Case]:
         short={"per_version": 20},
     )
     yield Case(
+        name="C7 bad signatures",
+        story=badly_signed_versions_deployed,
+        whole={"per_version": 60},
+        short={"per_version": 20},
+        is_own=True,
+    )
+    yield Case(
         name="C8 scaling",
         story=workers_scaled,
         whole={"changes": 8, "num_requests": 800},
@@ -107,8 +121,8 @@ def _cases() -> Iterator[Case]:
     yield Case(
         name="C10 slow clients",
         story=slow_clients,
-        whole={"num_sockets": 200, "num_requests": 600, "are_closed_soon": True},
-        short={"num_sockets": 40, "num_requests": 100, "are_closed_soon": False},
+        whole={"num_sockets": 200, "num_requests": 600, "closed_within_s": CLOSED_SOON_S},
+        short={"num_sockets": 40, "num_requests": 100, "closed_within_s": None},
     )
     yield Case(
         name="C10 disconnects",
@@ -141,6 +155,18 @@ def _cases() -> Iterator[Case]:
         story=front_out_of_files,
         whole={"num_sockets": 300, "num_requests": 300},
         short={"num_sockets": 60, "num_requests": 80},
+    )
+    yield Case(
+        name="C21 flood",
+        story=flooded,
+        whole={"pairs": 4, "seconds": 2.0},
+        short={"pairs": 1, "seconds": 1.0},
+    )
+    yield Case(
+        name="C21 crash loop",
+        story=crash_looping,
+        whole={"loops": 2, "seconds": 3.0},
+        short={"loops": 1, "seconds": 0.5},
     )
     yield Case(
         name="C20 soak",

@@ -18,5 +18,5 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(store: Path) -> Generator[Server]:
     """Serves nothing at first: each case registers its own model, and leaves none."""
-    with running_server(store, "--no-access-log") as running:
+    with running_server(store) as running:
         yield running

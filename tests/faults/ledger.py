@@ -152,9 +152,14 @@ class Ledger:
         finally:
             self._cut_times[-1] = (began_at, time.monotonic())
 
-    def cut_from_now(self) -> None:
-        """What is sent from now on may be cut; what was sent before may not."""
+    def cut_from_now(self) -> float:
+        """What is sent from now on may be cut; what was sent before may not.
+
+        Returns:
+            From which moment on; a request that has just been sent is on its way still.
+        """
         self._ending_at = time.monotonic() - _ON_ITS_WAY_S
+        return self._ending_at
 
     def answered(self, sent: Sent, answer: Answer) -> Row:
         """Note an answer."""

@@ -45,6 +45,7 @@ class Plan:
         deadline_s: How long a client waits for an answer.
         max_s: How long it may take in all.
         pause_when_cut_s: Between a refused connection and the next, so that it does not spin.
+        names_nonces: Whether the path has each request's nonce, so that access logs have it.
     """
 
     model: str
@@ -58,10 +59,12 @@ class Plan:
     deadline_s: float = 10.0
     max_s: float = 120.0
     pause_when_cut_s: float = 0.02
+    names_nonces: bool = False
 
-    @property
-    def path(self) -> str:
-        return f"/predictions/{self.model}" + (f"/{self.version}" if self.version else "")
+    def path(self, nonce: int) -> str:
+        """Where a request goes."""
+        path = f"/predictions/{self.model}" + (f"/{self.version}" if self.version else "")
+        return f"{path}?nonce={nonce}" if self.names_nonces else path
 
 
 class Load:
@@ -163,7 +166,8 @@ class Load:
 
     async def _send(self, client: httpx.AsyncClient, sent: Sent) -> None:
         try:
-            answer = await client.post(self._plan.path, json=document_of(sent, self._plan))
+            body = document_of(sent, work_ms=self._plan.work_ms)
+            answer = await client.post(self._plan.path(sent.nonce), json=body)
         except httpx.TransportError as error:
             self._ledger.failed(sent, error)
             if isinstance(error, httpx.ConnectError):
@@ -175,11 +179,16 @@ class Load:
             self._changed.notify_all()
 
 
-def document_of(sent: Sent, plan: Plan) -> dict[str, object]:
-    """A request's body."""
+def document_of(sent: Sent, *, work_ms: float) -> dict[str, object]:
+    """A request's body.
+
+    Args:
+        sent: The request.
+        work_ms: How long the model works for it; left out if that is 0.
+    """
     body: dict[str, object] = {"x": sent.x, "nonce": sent.nonce}
-    if plan.work_ms:
-        body["work_ms"] = plan.work_ms
+    if work_ms:
+        body["work_ms"] = work_ms
     if sent.fault is not None:
         body["fault"] = sent.fault
     return body

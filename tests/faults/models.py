@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from flambeau.archive_keys import SigningKey, make_key
+from flambeau.archive_signing import sign_archive
+from flambeau.file_digests import SIGNATURES_PATH
 from flambeau.parity import Samples, Tolerance
 from flambeau.signature import SAMPLES_PATH
 from tests.integration.archives import service
@@ -59,6 +63,46 @@ def bad_versions(store: Path, name: str, *, startup_timeout_s: int) -> list[BadV
         BadVersion("init hangs", loading("hang", 16, hang), "startup_timeout"),
         BadVersion("wrong answers", wrong, "does not compute what was recorded"),
     ]
+
+
+def badly_signed_versions(store: Path, name: str, *, key: SigningKey) -> list[BadVersion]:
+    """Four versions that a server which believes only `key` must not serve."""
+    stranger = store / f"{name}-stranger.pem"
+    make_key(stranger)
+    strange = faulty(store, name, version="22.0")
+    sign_archive(strange, SigningKey.read(stranger))
+    return [
+        BadVersion("unsigned", faulty(store, name, version="21.0"), "is not signed"),
+        BadVersion("signed by a stranger", strange, "is not trusted"),
+        BadVersion("another's signature", _resigned(store, name, key), "does not fit"),
+        BadVersion("changed", _changed(store, name, key), "has SHA-256"),
+    ]
+
+
+def _resigned(store: Path, name: str, key: SigningKey) -> Path:
+    """With the signature of another version."""
+    found = _signed_directory(store, name, "23.0", key)
+    other = _signed_directory(store, name, "24.0", key)
+    (found / SIGNATURES_PATH).write_bytes((other / SIGNATURES_PATH).read_bytes())
+    return found
+
+
+def _changed(store: Path, name: str, key: SigningKey) -> Path:
+    """With one letter of a file that is another one now."""
+    found = _signed_directory(store, name, "25.0", key)
+    (handler,) = found.glob("*.py")
+    handler.write_bytes(handler.read_bytes().replace(b"nonce", b"Nonce", 1))
+    return found
+
+
+def _signed_directory(store: Path, name: str, version: str, key: SigningKey) -> Path:
+    """An archive as a directory, so that its files can be changed one by one."""
+    path = faulty(store, name, version=version)
+    sign_archive(path, key)
+    directory = path.with_suffix("")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(directory)
+    return directory
 
 
 def _junk(store: Path, name: str) -> Path:

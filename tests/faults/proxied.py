@@ -12,22 +12,22 @@ from tests.faults.proxy import Fault, FaultProxy
 
 
 @contextlib.contextmanager
-def proxied(target: tuple[str, int], fault: Fault) -> Generator[int]:
-    """A port of 127.0.0.1 that leads to the target through a bad network."""
-    port: Future[int] = Future()
+def proxied(target: tuple[str, int], fault: Fault) -> Generator[FaultProxy]:
+    """A proxy that leads to the target through a bad network."""
+    started: Future[FaultProxy] = Future()
     loop: Future[asyncio.AbstractEventLoop] = Future()
     ended = asyncio.Event()
 
     async def run() -> None:
         async with FaultProxy(target=target, fault=fault) as proxy:
             loop.set_result(asyncio.get_running_loop())
-            port.set_result(proxy.port)
+            started.set_result(proxy)
             await ended.wait()
 
     thread = threading.Thread(target=lambda: asyncio.run(run()))
     thread.start()
     try:
-        yield port.result()
+        yield started.result()
     finally:
         loop.result().call_soon_threadsafe(ended.set)
         thread.join()

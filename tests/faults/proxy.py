@@ -7,6 +7,7 @@ async with FaultProxy(target=(host, port), fault=Fault(latency_s=0.2)) as proxy:
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 _READ_BYTES = 1 << 16
+_LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +27,7 @@ class Fault:
         bytes_per_s: How many bytes pass per second; None for all there are.
         cut_after_bytes: After how many bytes, of both directions, it ends; None for never.
         reset: Whether it ends with a reset, not an orderly close.
-        half_close: Whether the server is told, after the first bytes, that no more will come.
+        half_close: Whether the server is told, after a whole request, that no more will come.
         fragment_bytes: Into pieces of how many bytes all is cut; None for as it comes.
     """
 
@@ -42,6 +44,7 @@ class FaultProxy:
 
     Attributes:
         port: Of 127.0.0.1.
+        passed: What has been passed on to the target, one text for each connection.
     """
 
     def __init__(self, *, target: tuple[str, int], fault: Fault) -> None:
@@ -50,6 +53,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.passed: list[bytearray] = []
 
     async def __aenter__(self) -> FaultProxy:
         self._server = await asyncio.start_server(self._accepted, "127.0.0.1", 0)
@@ -69,7 +73,9 @@ class FaultProxy:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(_Connection(self._fault).run(self._target, reader, writer))
+        self.passed.append(bytearray())
+        connection = _Connection(self._fault, passed=self.passed[-1])
+        task = asyncio.ensure_future(connection.run(self._target, reader, writer))
         self._connections.add(task)
         task.add_done_callback(self._connections.discard)
 
@@ -77,8 +83,9 @@ class FaultProxy:
 class _Connection:
     """One client's connection and the one behind it."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Fault, *, passed: bytearray) -> None:
         self._fault = fault
+        self._passed = passed
         self._num_bytes = 0
         self._is_cut = asyncio.Event()
 
@@ -119,8 +126,10 @@ class _Connection:
                 return
             writer.write(data)
             await writer.drain()
-            if is_request and self._fault.half_close:
-                break
+            if is_request:
+                self._passed += data
+                if self._fault.half_close and _is_whole(self._passed):
+                    break
         if writer.can_write_eof():
             writer.write_eof()
 
@@ -129,3 +138,10 @@ class _Connection:
         seconds = self._fault.latency_s + (num_bytes / rate if rate else 0.0)
         if seconds:
             await asyncio.sleep(seconds)
+
+
+def _is_whole(request: bytearray) -> bool:
+    """Whether a request is there with its body."""
+    head, separator, body = request.partition(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    return bool(separator) and length is not None and len(body) >= int(length[1])

@@ -39,7 +39,7 @@ class Servers:
     def current(self) -> Server:
         """The one that runs, or one that is started now."""
         if self._server is None:
-            started = running_server(self._store, "--no-access-log")
+            started = running_server(self._store)
             self._server = self._stack.enter_context(started)
         return self._server
 
@@ -72,7 +72,7 @@ def verdicts(cases: Sequence[Case], *, num_seeds: int, directory: Path) -> Itera
 def soak(minutes: float, *, directory: Path) -> Verdict:
     """Only the mixture, for so many minutes."""
     case = named("C20 soak")
-    with running_server(directory, "--no-access-log") as server:
+    with running_server(directory) as server:
         sizes = {**case.whole, "seconds": minutes * 60}
         return run(case, sizes, server=server, store=directory, seed=1)
 

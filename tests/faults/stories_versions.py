@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.swap import Flip, could_answer
+from flambeau.archive_keys import SigningKey, make_key
 from tests.faults.case import NUM_WORKERS, Scene
 from tests.faults.ledger import Outcome
-from tests.faults.models import bad_versions
+from tests.faults.load import Load
+from tests.faults.models import BadVersion, bad_versions, badly_signed_versions
+from tests.integration.server import running_server
 
 Replace = Callable[[Scene, Path], Flip]
+_REFUSED_S = 2.0  # nothing has to be loaded for it
 
 
 def versions_swapped(
@@ -88,22 +93,59 @@ def bad_versions_deployed(
     scene.serve()
     pids = set(scene.pids())
     bad = bad_versions(scene.store, scene.model, startup_timeout_s=startup_timeout_s)
-    slowest_s = 0.0
     with scene.load(len(bad) * per_version) as load:
-        for version in bad:
-            load.wait_ended(per_version // 2)
-            began_at = time.monotonic()
-            said = _deploy_and_hear(scene, version.archive)
-            slowest_s = max(slowest_s, time.monotonic() - began_at)
-            told = bool(said) and version.reason in said
-            scene.expect(told, f"{version.kind}: the server says {said!r}")
+        slowest_s = _deploy_in_turn(scene, bad, load, per_version=per_version)
         if is_good:
             deploy(scene, scene.archive("2.0"))
+    _expect_only_the_first(scene)
+    scene.expect(set(scene.pids()) == pids, "the old version's workers were replaced")
+    scene.figure("reason_s", slowest_s, at_most=startup_timeout_s + 2)
+
+
+def badly_signed_versions_deployed(
+    scene: Scene, *, per_version: int, are_checked: bool = True
+) -> None:
+    """C7: versions that nobody vouches for whom the server believes. It says so, and goes on.
+
+    Args:
+        scene: Where.
+        per_version: Requests for each.
+        are_checked: Whether a server of its own asks for signatures; one that does not must be
+            found.
+    """
+    release = scene.store / f"{scene.model}-release.pem"
+    make_key(release)
+    scene.key = SigningKey.read(release)
+    trusted = ("--signatures", "require", "--trusted-keys", str(release.with_suffix(".pub")))
+    with ExitStack() as stack:
+        if are_checked:
+            server = stack.enter_context(running_server(scene.store, *trusted))
+            stack.enter_context(scene.on(server))
+        scene.serve()
+        bad = badly_signed_versions(scene.store, scene.model, key=scene.key)
+        with scene.load(len(bad) * per_version) as load:
+            slowest_s = _deploy_in_turn(scene, bad, load, per_version=per_version)
+        _expect_only_the_first(scene)
+        scene.figure("reason_s", slowest_s, at_most=_REFUSED_S)
+
+
+def _deploy_in_turn(scene: Scene, bad: list[BadVersion], load: Load, *, per_version: int) -> float:
+    """Deploy each; returns how many seconds it took at most to be told why not."""
+    slowest_s = 0.0
+    for version in bad:
+        load.wait_ended(per_version // 2)
+        began_at = time.monotonic()
+        said = _deploy_and_hear(scene, version.archive)
+        slowest_s = max(slowest_s, time.monotonic() - began_at)
+        told = bool(said) and version.reason in said
+        scene.expect(told, f"{version.kind}: the server says {said!r}")
+    return slowest_s
+
+
+def _expect_only_the_first(scene: Scene) -> None:
     scene.expect_all_right()
     versions = {row.version for row in scene.ledger.of(Outcome.RIGHT)}
     scene.expect(versions == {"1.0"}, f"answered by {versions}")
-    scene.expect(set(scene.pids()) == pids, "the old version's workers were replaced")
-    scene.figure("reason_s", slowest_s, at_most=startup_timeout_s + 2)
 
 
 def _deploy_and_hear(scene: Scene, archive: Path) -> str:
