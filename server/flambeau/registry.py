@@ -7,6 +7,7 @@ queued in one step too (`resolve(...).submit(...)`), so a swap can neither lose 
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field, replace
@@ -506,7 +507,9 @@ class Registry:
         elif entry.default == version.version:
             entry.default = next(reversed(entry.versions))
         self.on_change()
-        return self._in_background(self._drain_and_close(version))
+        closing = self._in_background(self._drain_and_close(version))
+        closing.add_done_callback(_collect_soon)
+        return closing
 
     async def _change(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Write a change down and make it, to the end even if the caller goes away."""
@@ -548,6 +551,11 @@ class Registry:
         for entry in self._models.values():
             for number, version in entry.versions.items():
                 yield version.gauges(is_default=number == entry.default)
+
+
+def _collect_soon(_: asyncio.Task[int]) -> None:
+    """Free what a closed version leaves, half a MiB in cycles: `serving.py` collects rarely."""
+    asyncio.get_running_loop().call_soon(gc.collect)
 
 
 def _event(step: DeployStep, version: ModelVersion, message: str = "") -> DeployEvent:

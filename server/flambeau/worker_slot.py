@@ -12,6 +12,7 @@ again without answering anything is replaced with growing pauses, and soon given
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections.abc import Mapping
@@ -161,6 +162,8 @@ class WorkerSlot:
         while True:
             process: WorkerProcess | None = None
             is_loop = True
+            if self.first_start.done():
+                gc.collect()  # the last process is a cycle, and `serving.py` collects rarely
             try:
                 process = await self._start()
                 ready_at = self._loop.time()

@@ -76,8 +76,8 @@ def slow_clients(
         scene: Where.
         num_sockets: How many of them.
         num_requests: Of good clients, a half of them before the sockets are opened.
-        closed_within_s: When the server must have closed those that owe it a head, after each has
-            connected; `CLOSED_SOON_S` is promised. None does not wait for it.
+        closed_within_s: When the server must have closed those that owe it a head, once it has let
+            all in; `CLOSED_SOON_S` is promised. None does not wait for it.
     """
     scene.serve()
     with scene.load(num_requests // 2):
@@ -86,14 +86,14 @@ def slow_clients(
     num_before = len(scene.ledger.rows)
     with ExitStack() as stack:
         slow = [stack.enter_context(_slow_socket(scene, place)) for place in range(num_sockets)]
-        last_at = time.monotonic()
         _wait_quiet(scene)
+        all_in_at = time.monotonic()
         with scene.load(num_requests // 2):
             pass
         if closed_within_s is not None:
             owe_heads = [each for place, each in enumerate(slow) if place % 4 < 2]
-            _expect_closed(scene, owe_heads, by=last_at + closed_within_s)
-            scene.figure("slow_closed_s", time.monotonic() - last_at)
+            _expect_closed(scene, owe_heads, by=all_in_at + closed_within_s)
+            scene.figure("slow_closed_s", time.monotonic() - all_in_at)
     scene.expect_all_right()
     times_ms = [row.took_s * 1000 for row in scene.ledger.rows[num_before:]]
     scene.figure("p99_among_slow_by_p99", percentile(times_ms, 99) / before_ms, at_most=2)

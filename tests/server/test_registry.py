@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -148,6 +150,24 @@ def test_a_removed_version_is_closed_and_refuses_requests() -> None:
             version.submit(make_request())
 
     run(story)
+
+
+def test_nothing_is_left_of_a_removed_version() -> None:
+    """Nobody may wait for a collection: with few new objects, none comes for days."""
+
+    async def story() -> None:
+        registry = make_registry()
+        version = weakref.ref(registry.register(registration("1.0")))
+        await registry.unregister("m")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert version() is None
+
+    gc.disable()
+    try:
+        run(story)
+    finally:
+        gc.enable()
 
 
 def test_a_version_without_workers_refuses_in_torchserve_s_words() -> None:
