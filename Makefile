@@ -13,6 +13,7 @@ PYTHON ?= python3
 TORCH_VARIANT ?= cpu
 ARGS ?=
 MINUTES ?= 30
+SECONDS_EACH ?= 60
 # tests wait for processes more than they compute, so a few more than there are cores
 JOBS ?= 3
 
@@ -23,7 +24,7 @@ CONFIG := training/configs/digits_lenet.toml
 CHECKPOINT := runs/digits_lenet/checkpoints/best.pt
 ARCHIVE := model_store/digits-1.0.mar
 
-.PHONY: help install demo test check secure security-page conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov docs image protos pins clean
+.PHONY: help install demo test check secure security-page conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov fuzz docs image protos pins clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +76,10 @@ security-page: install ## Write docs/security.md anew from docs/threats.toml
 cov: install ## Run the tests and report line and branch coverage
 	$(PY) -m pytest --cov --cov-report=term --cov-report=html $(ARGS)
 
+fuzz: install ## Fuzz each target of tests/fuzz for SECONDS_EACH=60, with atheris
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]' || true
+	@for target in archive form frames; do $(PY) -m tests.fuzz.run $$target $(SECONDS_EACH); done
+
 docs: install ## Run the code blocks of README.md and docs/
 	$(PY) -m pytest tests/test_docs.py $(ARGS)
 
@@ -119,9 +124,9 @@ protos: ## Generate the gRPC messages from their .proto files
 pins: ## Write constraints.txt anew from the newest releases
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	$(PYTHON) -m venv "$$fresh" && \
-	"$$fresh/bin/python" -m pip install --quiet -e '.[dev]' && \
+	"$$fresh/bin/python" -m pip install --quiet -e '.[dev,fuzz]' && \
 	"$$fresh/bin/python" deploy/pins.py > constraints.txt
 
 clean: ## Remove what builds and tests leave behind; keeps .venv and model_store/
-	rm -rf build dist htmlcov .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist htmlcov .fuzz .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
