@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +17,12 @@ from training.checkpoint import Checkpoint, Checkpoints, load
 from training.config import TrainConfig
 from training.determinism import rng_states, set_rng_states
 from training.distributed import gather_rng_states
-from training.errors import DataError
+from training.errors import CheckpointError, DataError
 from training.settings import flatten
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from lightning_fabric import Fabric
     from torch import nn
     from torch.optim import Optimizer
@@ -200,6 +204,32 @@ class Run:
                 f"{self.data.digest[:12]}, then {checkpoint['data_digest'][:12]}); choose another "
                 "output to start over"
             )
+
+
+@contextmanager
+def alone_in(directory: Path) -> Generator[None]:
+    """Keep other runs out of a run directory for as long as the block lasts, or this process.
+
+    Raises:
+        ConfigError: Another run is writing there.
+        CheckpointError: The directory cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("a", encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot make {directory}: {error.strerror}; choose another output"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"output, {directory}, is being written to by another run; wait for it, or choose "
+                "another output"
+            ) from error
+        yield
 
 
 def git_commit() -> str | None:

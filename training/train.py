@@ -23,7 +23,7 @@ import math
 import os
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +46,7 @@ from training.logs import RunLog
 from training.models import fit_statistics, model_spec, rebuild
 from training.optim import averaged_over_steps, make_optimizer, make_scheduler
 from training.progress import ProgressReport
-from training.run import Run, git_commit
+from training.run import Run, alone_in, git_commit
 from training.settings import flatten
 from training.totals import Totals, mean_over_ranks
 from training.watching import GradientNorms, StepTrace, Waited
@@ -95,6 +95,7 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
         stack.enter_context(deterministic(num_threads=config.num_threads))
         fabric = stack.enter_context(launched(config))
         rank, num_ranks = fabric.global_rank, fabric.world_size
+        stack.enter_context(alone_in(config.output) if fabric.is_global_zero else nullcontext())
 
         # Data: every rank reads its share of each shuffled epoch and of the held-out samples. Not
         # through fabric.setup_dataloaders, which restarts the shuffling when a run is resumed.

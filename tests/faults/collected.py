@@ -28,15 +28,17 @@ from tests.faults.verdict import Figure, Verdict
 
 RecordProperty: TypeAlias = Callable[[str, object], None]  # pytest's fixture of that name
 
-WHOLE = {"NUM_KILLS": "200", "NUM_REPEATS": "1000"}
+WHOLE = {"NUM_KILLS": "200", "NUM_REPEATS": "1000", "NUM_TRAINING_KILLS": "50"}
 _TIMEOUT_S = 600  # for each of them
 
 # pytest's node ids
 NODES: tuple[str, ...] = (
+    "tests/integration/test_api_documents.py",
     "tests/integration/test_hostile_input.py",
     "tests/server/test_state.py",
     "tests/server/test_state_recovery.py",
     "tests/training/test_checkpoint.py",
+    "tests/training/test_kills.py",
     "tests/training/test_train.py::test_a_resumed_run_equals_one_that_was_not_interrupted",
     "tests/training/test_train.py::test_ctrl_c_exits_130_with_the_last_checkpoint_usable",
     "tests/server/test_hostile_archives.py",

@@ -1,20 +1,15 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import resource
-import subprocess
-import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 from flambeau.image import ImageTransform
-from tests.training import checkpoint_writer
 from training.checkpoint import Checkpoint, Checkpoints, load, save
 from training.config import ImageConfig, TrainConfig
 from training.data import load_data
@@ -23,13 +18,10 @@ from training.models import rebuild
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from tests.faults.collected import RecordProperty
     from training.train import TrainResult
-
-
-PROGRAM = Path(checkpoint_writer.__file__)
-NUM_KILLS = int(os.environ.get("NUM_KILLS", "8"))
 
 
 @pytest.fixture
@@ -172,21 +164,6 @@ def test_a_full_disk_names_the_file_and_leaves_only_whole_ones(
     newest = checkpoints.newest()
     assert newest is not None
     assert newest[1]["epoch"] == 2
-
-
-@pytest.mark.slow
-def test_a_run_killed_at_any_moment_leaves_the_last_checkpoint_or_the_next(
-    trained: TrainResult, tmp_path: Path, record_property: RecordProperty
-) -> None:
-    command = [sys.executable, str(PROGRAM), str(trained.last_checkpoint), str(tmp_path)]
-    written = subprocess.run(
-        [*command, str(NUM_KILLS)], check=True, capture_output=True, text=True, timeout=100
-    )
-    found = [tuple(map(int, line.split())) for line in written.stdout.splitlines()]
-    assert len(found) == NUM_KILLS
-    assert all(newest in {saved, saved + 1} for saved, newest in found), found
-    record_property("case", "C16 checkpoints")
-    record_property("kills", NUM_KILLS)
 
 
 def test_what_a_killed_run_left_half_written_is_removed(checkpoints: Checkpoints) -> None:

@@ -6,17 +6,17 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.faults.collected import RecordProperty
 from tests.training import killed_training
 from tests.training.killed_training import NUM_SAVES
 from tests.training.test_train import ROOT, assert_same, environment
 from training.checkpoint import Checkpoint, Checkpoints, load
 
-NUM_KILLS = int(os.environ.get("NUM_KILLS", "4"))
+NUM_KILLS = int(os.environ.get("NUM_TRAINING_KILLS", "4"))
 
 
 def kills(*arguments: object) -> list[tuple[int, int]]:
@@ -39,7 +39,7 @@ def last(directory: Path) -> Checkpoint:
 
 @pytest.mark.slow
 def test_a_training_killed_at_random_ends_as_one_that_was_not(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_property: RecordProperty
 ) -> None:
     pairs = kills("random", tmp_path, NUM_KILLS, 1)
     assert len(pairs) == NUM_KILLS
@@ -54,20 +54,18 @@ def test_a_training_killed_at_random_ends_as_one_that_was_not(
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == [
             *range(1, whole["epoch"] + 1)
         ]
-    record_property("case", "C16 training killed")
+    record_property("case", "C16 checkpoints")
     record_property("kills", NUM_KILLS)
-    record_property("checkpoints_that_do_not_load", 0)
-    record_property("epochs_lost_beyond_the_one_at_work", 0)
 
 
 @pytest.mark.slow
 def test_a_save_killed_at_any_step_leaves_the_checkpoint_before_or_the_new_one(
-    tmp_path: Path, record_property: Callable[[str, object], None]
+    tmp_path: Path, record_property: RecordProperty
 ) -> None:
     pairs = kills("steps", tmp_path)
     assert {reported for reported, _ in pairs} == set(range(NUM_SAVES))
     for reported, epoch in pairs:
         assert epoch in {reported, reported + 1}
     assert len(pairs) > 8 * NUM_SAVES  # create, write, sync, rename, sync again, twice; remove
-    record_property("case", "C16 saves killed")
+    record_property("case", "C16 checkpoints")
     record_property("kills", len(pairs))

@@ -21,6 +21,7 @@ from tests.faults.collected import RecordProperty
 from training.checkpoint import load, save
 from training.config import DataConfig, OptimizerConfig, TrainConfig, read_config
 from training.errors import DataError, NonFiniteLoss
+from training.run import alone_in
 from training.train import main, train
 
 ROOT = Path(training.__file__).parents[1]
@@ -137,6 +138,12 @@ def test_a_new_run_does_not_mix_with_an_old_one(iris: TrainConfig) -> None:
     train(iris)
     with pytest.raises(ConfigError, match=r"of an earlier run; .*resume=auto"):
         train(iris)
+
+
+def test_two_runs_do_not_write_to_one_directory_at_a_time(iris: TrainConfig) -> None:
+    with alone_in(iris.output), pytest.raises(ConfigError, match=r"written to by another run"):
+        train(iris)
+    train(iris)
 
 
 def test_resuming_with_other_settings_or_data_names_the_difference(iris: TrainConfig) -> None:
