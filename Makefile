@@ -24,7 +24,7 @@ CONFIG := training/configs/digits_lenet.toml
 CHECKPOINT := runs/digits_lenet/checkpoints/best.pt
 ARCHIVE := model_store/digits-1.0.mar
 
-.PHONY: help install demo test check secure security-page conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov fuzz docs image protos pins clean
+.PHONY: help install demo test check secure security-page conformance serve train bench bench-peers faults soak fmt lint type test-gpu cov fuzz mutants docs image protos pins clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,6 +80,10 @@ fuzz: install ## Fuzz each target of tests/fuzz for SECONDS_EACH=60, with atheri
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]' || true
 	@for target in archive form frames; do $(PY) -m tests.fuzz.run $$target $(SECONDS_EACH); done
 
+mutants: install ## Change code that must not be wrong, see what tests notice; ARGS=tokens
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[mutants]'
+	$(PY) -m deploy.mutants $(ARGS)
+
 docs: install ## Run the code blocks of README.md and docs/
 	$(PY) -m pytest tests/test_docs.py $(ARGS)
 
@@ -124,7 +128,7 @@ protos: ## Generate the gRPC messages from their .proto files
 pins: ## Write constraints.txt anew from the newest releases
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
 	$(PYTHON) -m venv "$$fresh" && \
-	"$$fresh/bin/python" -m pip install --quiet -e '.[dev,fuzz]' && \
+	"$$fresh/bin/python" -m pip install --quiet -e '.[dev,fuzz,mutants]' && \
 	"$$fresh/bin/python" deploy/pins.py > constraints.txt
 
 clean: ## Remove what builds and tests leave behind; keeps .venv and model_store/

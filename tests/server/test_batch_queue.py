@@ -257,3 +257,129 @@ def test_how_long_the_queue_takes_follows_from_what_batches_cost() -> None:
         waiting.answered_batch("worker", size=4, seconds=10.0)
     assert waiting.drained_in_s(num_workers=1) == 20.0
     assert waiting.drained_in_s(num_workers=2) == 10.0
+
+
+def test_without_workers_the_queue_takes_as_long_as_with_one() -> None:
+    waiting = learned(cost_s=10.0)
+    for item in range(8):
+        waiting.put(item, now=0.0)
+    assert waiting.drained_in_s(num_workers=0) == waiting.drained_in_s(num_workers=1) == 20.0
+
+
+def test_a_full_batch_is_due_since_its_oldest_request_came() -> None:
+    waiting = queue(batch=2, hold_s=60.0)
+    waiting.put(1, now=10.0)
+    assert waiting.due_at() == 70.0
+    waiting.put(2, now=11.0)
+    assert waiting.due_at() == 10.0
+
+
+def test_what_is_put_back_waits_anew() -> None:
+    waiting = queue(hold_s=1.0)
+    waiting.put_back([1], now=5.0)
+    assert waiting.due_at() == 6.0
+    assert waiting.take(now=5.9) == []
+    assert waiting.take(now=6.0) == [1]
+
+
+def test_waiting_for_company_is_for_batches_and_not_for_fixed_windows() -> None:
+    for batch, hold_s, expected in ((1, 0.0, 0.0), (2, 0.0, 0.1), (2, 0.05, 0.0)):
+        waiting: BatchQueue[int] = BatchQueue(
+            max_size=1, max_batch_size=batch, hold_s=hold_s, max_delay_s=0.1
+        )
+        assert waiting.max_delay_s == expected
+
+
+def test_by_itself_a_queue_has_no_window_and_no_deadline() -> None:
+    waiting: BatchQueue[int] = BatchQueue(max_size=1, max_batch_size=2)
+    assert (waiting.hold_s, waiting.max_delay_s, waiting.timeout_s) == (0.0, 0.0, 0.0)
+
+
+def test_who_comes_after_a_wait_that_was_given_up_is_weighed_anew() -> None:
+    waiting = learned(cost_s=0.02)
+    meet(waiting, num=50)
+    waiting.put(1, now=60.0)
+    assert waiting.take(now=60.0) == []
+    assert waiting.discard(1)
+    waiting.put(2, now=70.0)
+    assert waiting.take(now=70.0) == []
+    assert waiting.due_at() == 70.001
+
+
+def test_who_has_no_time_to_wait_is_not_held_back() -> None:
+    for timeout_s, is_held in ((0.0205, False), (1.0, True)):
+        waiting = learned(cost_s=0.02, timeout_s=1.0)
+        meet(waiting, num=50)
+        waiting.timeout_s = timeout_s
+        waiting.put(1, now=60.0)
+        assert (waiting.take(now=60.0) == []) is is_held
+
+
+def test_nothing_is_given_ahead_before_batches_of_its_size_were_seen() -> None:
+    waiting = queue(batch=2)
+    waiting.put(1, now=0.0)
+    waiting.put(2, now=0.0)
+    for _ in range(3):
+        assert waiting.take_ahead() == []
+        waiting.answered_batch("w", size=2, seconds=0.001)
+    assert waiting.take_ahead() == [1, 2]
+
+
+def test_the_time_of_all_who_are_ahead_counts_to_the_last_moment() -> None:
+    for timeout_s, is_late in ((3.0, False), (2.99, True)):
+        waiting = learned(cost_s=1.0, timeout_s=timeout_s)
+        waiting.put(0, now=10.0)
+        assert waiting.take(now=10.0, worker="w") == [0]
+        for item in range(1, 5):
+            waiting.put(item, now=10.0)
+        assert waiting.is_too_late(now=10.0, num_workers=1) is is_late
+        assert not waiting.is_too_late(now=10.0, num_workers=0)  # nobody knows
+
+
+def test_a_worker_that_is_overdue_or_has_answered_keeps_nobody_waiting() -> None:
+    waiting = learned(cost_s=1.0, timeout_s=1.0)
+    waiting.put(0, now=10.0)
+    assert waiting.take(now=10.0, worker="w") == [0]
+    assert waiting.is_too_late(now=10.9, num_workers=1)
+    assert not waiting.is_too_late(now=11.5, num_workers=1)
+    waiting.answered_batch("w", size=1, seconds=1.0)
+    assert not waiting.is_too_late(now=10.9, num_workers=1)
+    waiting.worker_gone("somebody else")
+
+
+def test_a_request_alone_has_until_its_own_batch_would_be_too_late() -> None:
+    waiting = learned(cost_s=2.0, timeout_s=5.0)
+    waiting.put(1, now=10.0)
+    assert waiting.take_late(now=13.0) == []
+    assert waiting.take_late(now=13.01) == [1]
+
+
+def test_a_request_in_company_is_late_earlier_as_batches_vary() -> None:
+    waiting = learned(cost_s=2.0, timeout_s=5.0)
+    for item, now in ((1, 10.0), (2, 11.0), (3, 11.0), (4, 11.0)):
+        waiting.put(item, now=now)
+    assert waiting.take_late(now=12.59) == []  # 2.4 s, a fifth more than expected
+    assert waiting.take_late(now=12.61) == [1]
+    assert waiting.take_late(now=12.61) == []
+    assert waiting.take(now=12.61) == [2, 3, 4]
+
+
+def test_how_late_a_request_is_depends_on_the_batch_that_it_would_be_in() -> None:
+    waiting: BatchQueue[int] = BatchQueue(max_size=100, max_batch_size=4, timeout_s=10.0)
+    for size in (1, 2, 3, 4):
+        for _ in range(3):
+            waiting.answered_batch("w", size=size, seconds=float(size))
+    for item in range(2):
+        waiting.put(item, now=10.0)
+    assert waiting.take_late(now=17.5) == []  # 2.4 s for the two
+    assert waiting.take_late(now=17.7) == [0]
+    assert waiting.take_late(now=19.0) == []  # 1 s for the one that is left
+
+
+def test_two_idle_workers_share_requests_that_cost_by_themselves() -> None:
+    waiting: BatchQueue[int] = BatchQueue(max_size=100, max_batch_size=8)
+    for size in range(1, 9):
+        waiting.answered_batch("w", size=size, seconds=0.1 * size)
+    for item in range(4):
+        waiting.put(item, now=0.0)
+    assert [waiting.take(now=0.0, num_free=num) for num in (2, 1)] == [[0, 1], [2, 3]]

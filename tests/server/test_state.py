@@ -189,3 +189,29 @@ def test_a_new_file_holds_what_it_is_given(tmp_path: Path) -> None:
     stored = Stored(generation=7, desired=state(3), lost="why", instance="i")
     with closing(StateFile.create(tmp_path / "state.db", stored)) as file:
         assert file.stored == stored
+
+
+def test_a_commit_that_fails_or_is_only_said_to_have_failed_leaves_room_for_the_next(
+    tmp_path: Path,
+) -> None:
+    """Every step of one commit in turn, which is done or not, and then denied."""
+    register = Operation(name="register", model="m", version="1")
+    sound = FaultyDisk(1_000_000, Fault.IO_ERROR)
+    with closing(open_state(tmp_path / "sound.db", disk=sound)) as file:
+        first = len(sound.steps) + 1
+        file.commit(state(1), register)
+    refused: set[str] = set()
+    for step in range(first, len(sound.steps) + 1):
+        for after in (False, True):
+            path = tmp_path / f"{step}-{after}.db"
+            with closing(open_state(path, disk=FaultyDisk(step, Fault.IO_ERROR, after=after))) as f:
+                try:
+                    f.commit(state(1), register)
+                except _FAILURES as error:
+                    refused.add(str(error))
+                    assert f.stored.desired == state(0)
+                generation = f.stored.generation
+                f.commit(state(2), register)
+                assert f.stored.generation == generation + 1
+            assert remembered(path) == state(2)
+    assert refused == {"disk I/O error"}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from flambeau.archive import list_files, read_file, read_manifest, unpack
 from flambeau.errors import ArchiveError
 from flambeau.manifest import MANIFEST_PATH, Manifest
+from flambeau.tar_entries import TarEntry, checked_entries, contents, tar_stream
 from flambeau.unpack_limits import UnpackLimits
 
 MANIFEST = Manifest(model_name="digits", handler="base_handler")
@@ -148,8 +149,50 @@ def test_a_hostile_archive_is_refused_and_nothing_is_written(case: str, tmp_path
     path = write(tmp_path, data)
     with pytest.raises(ArchiveError, match=says) as caught:
         unpack(path, tmp_path / "model")
-    assert "digits.tar.gz: " in str(caught.value)
+    text = str(caught.value)
+    assert "digits.tar.gz: " in text
+    assert "entry " not in text or "entry '" in text
     assert [item.name for item in tmp_path.iterdir()] == ["digits.tar.gz"]
+
+
+def names_in(*names: str) -> list[str]:
+    """What these files are called once they are read."""
+    data = gzip.compress(tar([(name, b"") for name in names]))
+    with tar_stream(io.BytesIO(data), UnpackLimits()) as stream:
+        return [entry.name for entry in checked_entries(stream, UnpackLimits())]
+
+
+def test_without_a_manifest_the_first_part_of_each_name_is_dropped() -> None:
+    assert names_in("m/a.txt", "m/b/c.txt") == ["a.txt", "b/c.txt"]
+    assert names_in("./m/a.txt", "./m/b/c.txt") == ["a.txt", "b/c.txt"]
+    assert names_in("a.txt", "b/c.txt") == ["a.txt", "c.txt"]
+    assert names_in("./a.txt", "./b/c.txt") == ["a.txt", "b/c.txt"]  # the dot is the first part
+    assert names_in("./a.txt") == ["a.txt"]
+
+
+def test_a_large_file_is_read_whole_and_in_pieces(tmp_path: Path) -> None:
+    large = bytes(range(256)) * 12_000
+    path = write(tmp_path, tar([("digits/large.bin", large), *MEMBERS]))
+    assert read_file(path, "large.bin") == large
+    with path.open("rb") as file, tar_stream(file, UnpackLimits()) as stream:
+        first, *_ = checked_entries(stream, UnpackLimits())
+        assert max(map(len, contents(stream, first))) <= 1 << 20
+
+
+def test_an_entry_that_ends_early_is_named() -> None:
+    entry = TarEntry(name="a.bin", is_dir=False, data_at=512, size_bytes=100_000)
+    data = gzip.compress(tar([("a.bin", b"x")]))
+    with (
+        pytest.raises(ArchiveError, match=r"entry 'a\.bin' ends early"),
+        tar_stream(io.BytesIO(data), UnpackLimits()) as stream,
+    ):
+        list(contents(stream, entry))
+
+
+def test_as_many_entries_as_the_limit_are_unpacked(tmp_path: Path) -> None:
+    path = write(tmp_path, tar(MEMBERS))
+    unpack(path, tmp_path / "model", limits=UnpackLimits(max_entries=len(MEMBERS)))
+    assert files(tmp_path / "model") == CONTENT
 
 
 def test_limits_hold_for_tar_files(tmp_path: Path) -> None:

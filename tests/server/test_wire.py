@@ -140,12 +140,17 @@ def test_frames_come_out_whole_however_the_stream_is_split(
     assert [wire.decode_to_worker(payload) for payload in payloads] == messages
 
 
-@settings(deadline=None)  # up to 400 kB a case
+SCRATCH = wire._SCRATCH_BYTES
+
+
+@settings(deadline=None, max_examples=60)  # up to 2 MB a case
 @given(
     lengths=st.lists(
-        st.sampled_from([0, 1, 65_527, 65_528, 65_529, 65_536, 131_073]), min_size=1, max_size=4
+        st.sampled_from([0, 1, SCRATCH - 9, SCRATCH - 8, SCRATCH - 7, SCRATCH, 2 * SCRATCH + 1]),
+        min_size=1,
+        max_size=4,
     ),
-    piece=st.sampled_from([4_095, 65_536, 300_000]),
+    piece=st.sampled_from([16_383, 65_536, 300_000]),
 )
 def test_frames_larger_than_the_scratch_buffer_come_out_whole(
     lengths: list[int], piece: int
