@@ -121,7 +121,7 @@ class Score:
         )
 
 
-def tests_of(module: str) -> list[str]:
+def files_of(module: str) -> list[str]:
     """The module's test files, from the root."""
     return [f"tests/server/{name}" for name in TESTS[module]]
 
@@ -167,7 +167,7 @@ def _branches(module: str, scratch: Path) -> float:
     """
     report = scratch / "coverage.json"
     command = [sys.executable, "-m", "pytest", "--quiet", "-p", "no:cacheprovider"]
-    command += ["--cov", f"--cov-report=json:{report}", *tests_of(module), *_QUICK]
+    command += ["--cov", f"--cov-report=json:{report}", *files_of(module), *_QUICK]
     environment = {**os.environ, "COVERAGE_FILE": str(scratch / "coverage")}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
@@ -189,7 +189,7 @@ def _lay_out(project: Path, module: str) -> None:
         'source_paths = ["src"]',
         f'only_mutate = ["src/flambeau/{module}.py"]',
         f"do_not_mutate_patterns = ['{_WORDS}']",
-        f"pytest_add_cli_args_test_selection = {json.dumps([*tests_of(module), *_QUICK])}",
+        f"pytest_add_cli_args_test_selection = {json.dumps([*files_of(module), *_QUICK])}",
         'also_copy = ["tests"]',
         "track_dependencies = false",
         "timeout_multiplier = 4.0",

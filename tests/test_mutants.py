@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deploy.mutants import PAGE, ROOT, TESTS, Score, page, read_rows, tests_of
+from deploy.mutants import PAGE, ROOT, TESTS, Score, files_of, page, read_rows
 
 CODES: dict[str, int | None] = {"a": 1, "b": 0, "c": 33, "d": 36, "e": 1}
 
@@ -33,4 +33,4 @@ def test_the_page_speaks_of_modules_of_the_table_and_these_are_there() -> None:
     assert read_rows(text).keys() <= TESTS.keys()
     for module in TESTS:
         assert (ROOT / "server" / "flambeau" / f"{module}.py").is_file()
-        assert all((ROOT / path).is_file() for path in tests_of(module))
+        assert all((ROOT / path).is_file() for path in files_of(module))
