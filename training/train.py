@@ -95,11 +95,11 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
         stack.enter_context(deterministic(num_threads=config.num_threads))
         fabric = stack.enter_context(launched(config))
         rank, num_ranks = fabric.global_rank, fabric.world_size
-        stack.enter_context(alone_in(config.output) if fabric.is_global_zero else nullcontext())
 
         # Data: every rank reads its share of each shuffled epoch and of the held-out samples. Not
         # through fabric.setup_dataloaders, which restarts the shuffling when a run is resumed.
         data = load_data(config.data, image=config.image)
+        stack.enter_context(alone_in(config.output) if fabric.is_global_zero else nullcontext())
         sampler: DistributedSampler[tuple[Tensor, int]] = DistributedSampler(
             data.train, num_replicas=num_ranks, rank=rank, seed=config.seed
         )
