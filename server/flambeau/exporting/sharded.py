@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+from enum import Enum, EnumMeta
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,10 +85,23 @@ class _Reader(FileSystemReader):
         return metadata
 
 
+def _member(owner: object, name: str) -> Enum:
+    """What some pickles name instead of the member of an enumeration; nothing else's attribute.
+
+    Raises:
+        UnpicklingError: It is none.
+    """
+    if isinstance(owner, EnumMeta) and owner.__module__ in _MODULES and name in owner.__members__:
+        return owner.__members__[name]
+    raise pickle.UnpicklingError(f"it names {name!r} of {owner!r}, which is no member")
+
+
 class _Unpickler(pickle.Unpickler):
     """Makes descriptions of tensors, and nothing else."""
 
     def find_class(self, module: str, name: str, /) -> Any:  # noqa: ANN401  # pickle's signature
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if (module in _MODULES and "." not in name) or (module, name) in _OTHERS:
             found = getattr(importlib.import_module(module), name)
             if module not in _MODULES or isinstance(found, type):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import warnings
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from flambeau.errors import ExportError
 from flambeau.exporting.fitting import load_weights
@@ -36,10 +37,32 @@ LIGHTNING = {
 }
 
 
-def save_shards(content: dict[str, Any], path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that this is one process only
-        save(content, checkpoint_id=path, no_dist=True)
+SAVE_SHARDS = """
+import sys
+import torch
+from torch.distributed.checkpoint.state_dict_saver import save
+
+state = torch.load(sys.argv[1])
+save(state, checkpoint_id=sys.argv[2], no_dist=True)
+save({"model": state, "optimizer": {"step": 3}}, checkpoint_id=sys.argv[3], no_dist=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards, `plain` and `nested`, from a process of their own, as training is one."""
+    directory = tmp_path_factory.mktemp("saved")
+    torch.save(STATE, directory / "state.pt")
+    paths = [directory / name for name in ("state.pt", "plain", "nested")]
+    command = [sys.executable, "-W", "ignore", "-c", SAVE_SHARDS, *map(str, paths)]
+    subprocess.run(command, check=True)
+    return directory
+
+
+@pytest.fixture
+def shards(saved: Path, tmp_path: Path) -> Path:
+    """A copy of the plain ones, to be damaged."""
+    return shutil.copytree(saved / "plain", tmp_path / "shards")
 
 
 def fitted(path: Path) -> nn.Sequential:
@@ -76,10 +99,9 @@ def test_safetensors_in_one_file_and_in_several(tmp_path: Path) -> None:
     assert_fits(several)
 
 
-@pytest.mark.parametrize("content", [STATE, {"model": STATE, "optimizer": {"step": 3}}])
-def test_shards_of_distributed_training(tmp_path: Path, content: dict[str, Any]) -> None:
-    save_shards(content, tmp_path / "shards")
-    assert_fits(tmp_path / "shards")
+@pytest.mark.parametrize("name", ["plain", "nested"])
+def test_shards_of_distributed_training(saved: Path, name: str) -> None:
+    assert_fits(saved / name)
 
 
 class Runs:
@@ -92,18 +114,23 @@ class Runs:
         return os.mkdir, (str(self.path),)
 
 
-def test_what_would_run_code_is_refused_and_not_run(tmp_path: Path) -> None:
+def test_what_would_run_code_is_refused_and_not_run(tmp_path: Path, shards: Path) -> None:
     mark = tmp_path / "was-run"
     torch.save({"model": Runs(mark)}, tmp_path / "w.pt")
     with pytest.raises(ExportError, match="no checkpoint that loads safely"):
         read_content(tmp_path / "w.pt")
-    shards = tmp_path / "shards"
-    save_shards(STATE, shards)
     (shards / ".metadata").write_bytes(pickle.dumps(Runs(mark)))
     with pytest.raises(ExportError, match=r"it names posix\.mkdir"):
         read_content(shards)
     (shards / ".metadata").write_bytes(b"ctorch.distributed.checkpoint.filesystem\nos.system\n.")
     with pytest.raises(ExportError, match="it names"):
+        read_content(shards)
+    owner = b"cbuiltins\ngetattr\n(ctorch.distributed.checkpoint.metadata\n%b\nV%b\ntR."
+    (shards / ".metadata").write_bytes(owner % (b"Metadata", b"__init__"))
+    with pytest.raises(ExportError, match="which is no member"):
+        read_content(shards)
+    (shards / ".metadata").write_bytes(owner % (b"_MEM_FORMAT_ENCODING", b"TORCH_PRESERVE_FORMAT"))
+    with pytest.raises(ExportError, match="not a description of shards"):  # read, but alone
         read_content(shards)
     (shards / ".metadata").write_bytes(b"ctorch.distributed.checkpoint.filesystem\nos\n.")
     with pytest.raises(ExportError, match="it names"):
@@ -111,9 +138,7 @@ def test_what_would_run_code_is_refused_and_not_run(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_a_missing_shard_and_a_cut_description_are_named(tmp_path: Path) -> None:
-    shards = tmp_path / "shards"
-    save_shards(STATE, shards)
+def test_a_missing_shard_and_a_cut_description_are_named(tmp_path: Path, shards: Path) -> None:
     (shards / "__0_0.distcp").rename(tmp_path / "elsewhere")
     with pytest.raises(ExportError, match=r"cannot be put together .*with all of its files"):
         read_content(shards)
