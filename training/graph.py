@@ -8,18 +8,15 @@ Steps have numbers, the loss the first; arrows lead where its gradients go, to p
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from flambeau.errors import FlambeauError
-from training.config import read_config
-from training.data import load_data
+from training.asking import asked_for, config_parser
 from training.models import model_spec, rebuild
 
 if TYPE_CHECKING:
@@ -117,16 +114,11 @@ def _in_order(first: Node) -> list[Node]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0, or 2 for settings."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.graph", description="The autograd graph of a model's loss."
-    )
-    parser.add_argument("config", type=Path, help="a TOML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting")
+    parser = config_parser("training.graph", "The autograd graph of a model's loss.")
     parser.add_argument("--dot", action="store_true", help="print Graphviz's language")
     given = parser.parse_intermixed_args(arguments)
     try:
-        config = read_config(given.config, overrides=given.overrides)
-        data = load_data(config.data, image=config.image)
+        config, data = asked_for(given)
     except FlambeauError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,11 +8,9 @@ model may be asked about that would not fit. Shapes: B = batch, K = classes.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,8 +18,8 @@ import torch.nn.functional as F
 from torch.autograd.graph import saved_tensors_hooks
 
 from flambeau.errors import FlambeauError
-from training.config import OptimizerConfig, TrainConfig, read_config
-from training.data import load_data
+from training.asking import asked_for, config_parser
+from training.config import OptimizerConfig, TrainConfig
 from training.models import model_spec, rebuild
 from training.optim import make_optimizer
 
@@ -115,16 +113,11 @@ def _num_bytes(tensors: Iterable[Tensor]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0, or 2 for settings."""
-    parser = argparse.ArgumentParser(
-        prog="python -m training.memory", description="Memory of a training step, by part."
-    )
-    parser.add_argument("config", type=Path, help="a TOML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting")
+    parser = config_parser("training.memory", "Memory of a training step, by part.")
     parser.add_argument("--predict-only", action="store_true", help="do not train a step")
     given = parser.parse_intermixed_args(arguments)
     try:
-        config = read_config(given.config, overrides=given.overrides)
-        data = load_data(config.data, image=config.image)
+        config, data = asked_for(given)
     except FlambeauError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
