@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
-from enum import Enum, EnumMeta
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,8 +91,10 @@ def _member(owner: object, name: str) -> Enum:
     Raises:
         UnpicklingError: It is none.
     """
-    if isinstance(owner, EnumMeta) and owner.__module__ in _MODULES and name in owner.__members__:
-        return owner.__members__[name]
+    if isinstance(owner, type) and issubclass(owner, Enum) and owner.__module__ in _MODULES:
+        for member in owner:
+            if member.name == name:
+                return member
     raise pickle.UnpicklingError(f"it names {name!r} of {owner!r}, which is no member")
 
 
