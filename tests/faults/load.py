@@ -46,6 +46,7 @@ class Plan:
         max_s: How long it may take in all.
         pause_when_cut_s: Between a refused connection and the next, so that it does not spin.
         names_nonces: Whether the path has each request's nonce, so that access logs have it.
+        keeps_connections: Whether a client sends its next request where the last was answered.
     """
 
     model: str
@@ -60,6 +61,7 @@ class Plan:
     max_s: float = 120.0
     pause_when_cut_s: float = 0.02
     names_nonces: bool = False
+    keeps_connections: bool = True
 
     def path(self, nonce: int) -> str:
         """Where a request goes."""
@@ -125,7 +127,10 @@ class Load:
     def _client(self, num_connections: int) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self._url,
-            limits=httpx.Limits(max_connections=num_connections),
+            limits=httpx.Limits(
+                max_connections=num_connections,
+                max_keepalive_connections=num_connections if self._plan.keeps_connections else 0,
+            ),
             timeout=self._plan.deadline_s,
             verify=False,  # noqa: S501  # plain HTTP; making a context takes long
             trust_env=False,

@@ -207,7 +207,13 @@ def bad_network(
         proxy = stack.enter_context(proxied((url.host, url.port or 0), fault))
         if cuts and is_admitted:
             stack.enter_context(scene.ledger.cutting())
-        with scene.load(num_requests, url=f"http://127.0.0.1:{proxy.port}", names_nonces=True):
+        with scene.load(
+            num_requests,
+            url=f"http://127.0.0.1:{proxy.port}",
+            names_nonces=True,
+            # nothing more can be sent on what is half closed
+            keeps_connections=not fault.half_close,
+        ):
             pass
     rows = scene.ledger.rows[num_before:]
     if not cuts:
