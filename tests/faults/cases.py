@@ -121,8 +121,13 @@ def _cases() -> Iterator[Case]:
     yield Case(
         name="C10 slow clients",
         story=slow_clients,
-        whole={"num_sockets": 200, "num_requests": 600, "closed_within_s": CLOSED_SOON_S},
-        short={"num_sockets": 40, "num_requests": 100, "closed_within_s": None},
+        whole={
+            "pairs": 4,
+            "num_sockets": 200,
+            "num_requests": 150,
+            "closed_within_s": CLOSED_SOON_S,
+        },
+        short={"pairs": 1, "num_sockets": 40, "num_requests": 50, "closed_within_s": None},
     )
     yield Case(
         name="C10 disconnects",

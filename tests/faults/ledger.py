@@ -133,6 +133,10 @@ class Ledger:
         times = [row.took_s * 1000 for row in self.rows if row.outcome is Outcome.RIGHT]
         return percentile(times, 99) if times else 0.0
 
+    def p99_ms_since(self, num_rows: int) -> float:
+        """Of everything sent, whatever became of it, after there were so many rows."""
+        return percentile([row.took_s * 1000 for row in self.rows[num_rows:]], 99)
+
     def of(self, *outcomes: Outcome) -> list[Row]:
         """The rows of some classes."""
         return [row for row in self.rows if row.outcome in outcomes]

@@ -11,7 +11,6 @@ from collections.abc import Generator
 
 import uvloop
 
-from benchmarks.figures import percentile
 from benchmarks.open_loop import Answered, at_rate
 from tests.faults.case import Scene
 from tests.faults.models import faulty
@@ -77,7 +76,7 @@ def crash_looping(
             num_before = len(scene.ledger.rows)
             with scene.load(1, rate=_RATE, work_ms=_WORK_MS):
                 _crash_until_given_up(scene, other, at_most=most_crashes, patience_s=patience_s)
-            p99s_ms[True].append(_p99_of(scene, num_before))
+            p99s_ms[True].append(scene.ledger.p99_ms_since(num_before))
             restarts.append(_restarts(scene, other) - before)
             _scale_up(scene, other)
     scene.expect_all_right()
@@ -99,11 +98,7 @@ def _p99_ms(scene: Scene, seconds: float) -> float:
     num_before = len(scene.ledger.rows)
     with scene.load(round(_RATE * seconds), rate=_RATE, work_ms=_WORK_MS):
         pass
-    return _p99_of(scene, num_before)
-
-
-def _p99_of(scene: Scene, num_before: int) -> float:
-    return percentile([row.took_s * 1000 for row in scene.ledger.rows[num_before:]], 99)
+    return scene.ledger.p99_ms_since(num_before)
 
 
 @contextlib.contextmanager
