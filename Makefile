@@ -7,7 +7,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
-unexport PYTHONPATH PYTHONHOME
+# with the last of these, each process that tests start would compile anew what it imports
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= python3
 TORCH_VARIANT ?= cpu
@@ -31,10 +32,11 @@ help: ## List the targets
 
 install: $(READY) ## Make .venv and install Flambeau with everything developers need
 
+# compiled when first imported: most of what is installed never is
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Flambeau needs Python 3.10 or newer: make PYTHON=python3.x install")'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: install ## Train, export, serve, predict, swap versions under load: the whole story
