@@ -266,13 +266,14 @@ class Batcher:
         if post in self._free:
             self._free.remove(post)
         if post.batches:
+            self._dispatch_later()  # suspects that waited for it go to another
             await asyncio.wait(post.batches)
         if self._posts.pop(worker, None) is not None:
             self._queue.worker_gone(worker)
             self._dispatch_later()
 
     def reconsider(self) -> None:
-        """A worker that was on its way will not come."""
+        """A worker is on its way now, or will not come."""
         self._dispatch_later()
 
     def fail_waiting(self, error_text: str) -> None:
@@ -297,7 +298,9 @@ class Batcher:
 
     def _withdraw(self, pending: PendingRequest) -> None:
         """Nobody waits for its answer any more: a request still waiting leaves the queue."""
-        if self._suspects.discard(pending) or self._queue.discard(pending):
+        if self._suspects.discard(pending):
+            self._dispatch_later()  # no worker need be free for it any more
+        elif self._queue.discard(pending):
             self._note_drained()
 
     def _expire(self, pending: PendingRequest) -> None:
@@ -320,7 +323,7 @@ class Batcher:
 
     def _busy_text(self) -> str | None:
         """Why a request that must not wait is refused; None when a worker is free for it."""
-        free = sum(self._policy.concurrency - len(post.batches) for post in self._free)
+        free = sum(self._policy.concurrency - len(post.batches) for post in self._takers())
         if len(self._queue) < free:
             return None
         return "All are busy, and useJobTicket lets no request wait; retry later or add workers."
@@ -364,9 +367,11 @@ class Batcher:
 
     def _takers(self) -> list[_Post]:
         """Workers in the order in which they take batches."""
+        next_examiner = self._next_examiner()
+        free = [post for post in self._free if post is not next_examiner]
         if self._policy.concurrency > 1:
-            return sorted(self._free, key=lambda post: len(post.batches))
-        return self._free[::-1]  # the most recently used has the warmest caches
+            return sorted(free, key=lambda post: len(post.batches))
+        return free[::-1]  # the most recently used has the warmest caches
 
     def _give(self, post: _Post, *, now: float) -> None:
         """Give a worker the batches that are due and that it has room for."""
@@ -382,6 +387,8 @@ class Batcher:
         (post,) = self._posts.values()
         if len(post.batches) != 1 or post.is_leaving or self._examiner is post:
             return
+        if self._next_examiner() is post:
+            return
         if batch := self._queue.take_ahead(decode_s=post.decode_s):
             self._run(post, batch, now=now)
 
@@ -389,27 +396,35 @@ class Batcher:
         """Run the next request that may end its worker, on the one that is set apart for them."""
         post = self._examiner
         if post is None or post.is_leaving:
-            post = self._examiner = self._new_examiner() if self._suspects.waiting else None
+            self._examiner = None
+            post = self._next_examiner()
         if post is None or post.batches:
             return
         if not self._suspects.waiting:
             self._examiner = None  # it goes on as all others
             return
+        self._examiner = post
         if post in self._free:
             self._free.remove(post)
         self._run(post, [self._suspects.take()], now=now)
 
-    def _new_examiner(self) -> _Post | None:
-        """A worker for them: rather one that is on its way than one that serves others."""
+    def _next_examiner(self) -> _Post | None:
+        """The worker that gets no more batches until it has none, and is then set apart.
+
+        Rather one that is on its way than one that serves others; else the one with least to do.
+        """
+        if self._examiner is not None or not self._suspects.waiting:
+            return None
         if self._awaits_worker() or any(post.is_lost for post in self._posts.values()):
             return None
-        return next((post for post in self._free if not post.batches), None)
+        staying = (post for post in self._posts.values() if not post.is_leaving)
+        return min(staying, key=lambda post: len(post.batches), default=None)
 
     def _arm_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due_at = self._queue.due_at() if self._free else None
+        due_at = self._queue.due_at() if self._takers() else None
         times = [at for at in (due_at, self._queue.expires_at()) if at is not None]
         if times:
             self._timer = self._loop.call_at(min(times), self._dispatch_later)

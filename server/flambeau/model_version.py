@@ -386,6 +386,7 @@ class ModelVersion(SlotObserver):
         )
         slot = WorkerSlot(spec, self._batcher, self, self._restarts)
         self._slots.append(slot)
+        self._batcher.reconsider()
         return slot
 
     def _share(self, load: LoadModel) -> SharedModel | None:

@@ -163,6 +163,8 @@ class Traffic(RuleBasedStateMachine):
     @rule()
     def a_worker_is_on_its_way(self) -> None:
         self.is_awaited = True
+        self.batcher.reconsider()
+        self.settle()
 
     @precondition(lambda self: self.is_awaited)
     @rule()
@@ -277,10 +279,8 @@ class Traffic(RuleBasedStateMachine):
     def suspects_run_one_by_one_as_soon_as_a_worker_may_be_set_apart(self) -> None:
         examiners = [place for place in self.places if place.runs_suspect and place.takes_batches]
         assert len(examiners) <= 1
-        if self.is_awaited or any(place.is_lost for place in self.places):
-            return
-        if any(sent.num_losses for sent in self.waiting()) and not examiners:
-            assert not any(place.takes_batches and not place.batches for place in self.places)
+        following = self.next_examiner()
+        assert following is None or following.batches
 
     def teardown(self) -> None:
         """With a worker that answers, all that is left ends."""
@@ -316,7 +316,18 @@ class Traffic(RuleBasedStateMachine):
     def has_room(self, place: Place) -> bool:
         """Whether a worker could take a batch."""
         is_full = place.runs_suspect or len(place.batches) >= self.concurrency
-        return place.takes_batches and not is_full
+        return place.takes_batches and not is_full and place is not self.next_examiner()
+
+    def next_examiner(self) -> Place | None:
+        """The worker that takes nothing more, as requests wait to have it to themselves."""
+        if not any(sent.num_losses for sent in self.waiting()):
+            return None
+        if self.is_awaited or any(place.is_lost for place in self.places):
+            return None
+        there = [place for place in self.places if place.takes_batches]
+        if any(place.runs_suspect for place in there):
+            return None
+        return min(there, key=lambda place: len(place.batches), default=None)
 
     def submit(self, body: bytes, priority: Priority) -> None:
         number = len(self.sent)
