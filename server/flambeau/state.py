@@ -103,7 +103,7 @@ class StateFile:
         # for the life of the server
         self.path = path
         self._disk = disk
-        # until a commit fails: nobody knows then what is on the disk
+        # until a commit fails
         self._connection: sqlite3.Connection | None = connection
         # changes with each commit
         self.stored = stored
@@ -168,7 +168,9 @@ class StateFile:
         try:
             self._write(connection, stored, operation)
         except BaseException:
-            self._doubt()
+            # nobody knows whether its last transaction is on the disk
+            connection.close()
+            self._connection = None
             with contextlib.suppress(OSError, sqlite3.Error, StateDamaged):
                 self._settled()  # else before the next commit
             raise
@@ -186,12 +188,6 @@ class StateFile:
             _checkpoint(connection, disk=self._disk)
         except (OSError, sqlite3.Error) as error:
             _log.warning("%s keeps its log for now: %s", self.path, error)
-
-    def _doubt(self) -> None:
-        """Let go of a connection whose last transaction may or may not be on the disk."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
     def _settled(self) -> sqlite3.Connection:
         """A connection to a file that holds `stored`; what a failed commit left is overwritten."""
@@ -289,9 +285,10 @@ def _read(connection: sqlite3.Connection, *, disk: Disk) -> Stored:
             lost=str(meta["lost"]),
             instance=str(meta["instance"]),
         )
+        digest = meta["digest"]
     except (msgspec.MsgspecError, BadParameter, KeyError, ValueError) as error:
         raise StateDamaged(f"a record cannot be read: {error}") from error
-    if versions or stored.digest != meta["digest"]:
+    if versions or stored.digest != digest:
         raise StateDamaged("its content does not have the checksum it was written with")
     return stored
 
