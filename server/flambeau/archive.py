@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flambeau.archive_content import Item, opened
+from flambeau.certificate import check_certificate
 from flambeau.errors import ArchiveError
 from flambeau.file_digests import (
     FILES_PATH,
@@ -177,7 +178,8 @@ def unpack(
     twice, so whoever replaces them writes a new file.
 
     An archive that lists its files' digests (`MAR-INF/files.json`) is held against the list while
-    it is written, so what was checked is what is used; all of its files are copied then.
+    it is written, so what was checked is what is used; all of its files are copied then. So are the
+    samples and programs of a certificate (`MAR-INF/parity.json`).
 
     Args:
         path: The archive.
@@ -214,6 +216,7 @@ def unpack(
                 check_written(listed, {FILES_PATH: file_list, SIGNATURES_PATH: signatures}, written)
             if is_signed and not path.is_dir():
                 check_container(path, staging, written, stopping)
+            check_certificate(staging, listed=listed)
             staging.rename(into)
         finally:
             shutil.rmtree(staging, ignore_errors=True)

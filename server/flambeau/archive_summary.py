@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flambeau.archive import digest, list_files, read_file, read_manifest
+from flambeau.certificate_table import certificate_table
 from flambeau.errors import ArchiveError
 from flambeau.file_digests import SIGNATURES_PATH
 from flambeau.manifest import MANIFEST_PATH
@@ -39,10 +40,12 @@ def describe_archive(path: Path) -> str:
     if signature is not None:
         shown = describe_signature(Signature.from_json(signature))
         lines += ["", "signature", *(f"  {line}" for line in shown)]
-    for title, name in (("parity", PARITY_PATH), ("lineage", LINEAGE_PATH)):
-        text = read_file(path, name)
-        if text is not None:
-            lines += ["", title, *_indented(_object(text, name))]
+    parity = read_file(path, PARITY_PATH)
+    if parity is not None:
+        lines += ["", "parity", *(f"  {line}" for line in _parity(_object(parity, PARITY_PATH)))]
+    lineage = read_file(path, LINEAGE_PATH)
+    if lineage is not None:
+        lines += ["", "lineage", *_indented(_object(lineage, LINEAGE_PATH))]
     signatures = read_file(path, SIGNATURES_PATH)
     if signatures is not None:
         signers = read_signatures(signatures)
@@ -56,6 +59,14 @@ def describe_signature(signature: Signature) -> list[str]:
     """One line per input and output, e.g. `input    x float32 (batch, 1, 32, 32)`."""
     inputs = [f"input    {_tensor(spec)}" for spec in signature.inputs]
     return inputs + [f"output   {_tensor(spec)}" for spec in signature.outputs]
+
+
+def _parity(document: dict[str, Any]) -> list[str]:
+    """A table of programs; documents without a list of them are shown as they are."""
+    try:
+        return [_printable(line) for line in certificate_table(document)]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return [line.removeprefix("  ") for line in _indented(document)]
 
 
 def _tensor(spec: TensorSpec) -> str:

@@ -118,6 +118,7 @@ def _host(config: ServeConfig, templates: Templates, metrics: Metrics, *, num_gp
         limit_max_image_pixels=config.limit_max_image_pixels,
         model_metrics=metrics.model_specs,
         metrics_auto_detect=metrics.auto_detect,
+        shows_digests=config.archive_digest_header,
         limits=Isolation(
             max_open_files=config.worker_max_open_files,
             max_processes=config.worker_max_processes,

@@ -434,6 +434,10 @@ class ServeConfig:
         default=False,
         metadata=_help("let handlers import `ts` from an installed torchserve, not from Flambeau"),
     )
+    archive_digest_header: bool = field(
+        default=False,
+        metadata=_help("say in x-archive-digest of each prediction which archive answered"),
+    )
     access_log: bool = field(default=True, metadata=_help("log one line per request"))
     audit_log: Path | None = field(
         default=None,

@@ -41,6 +41,7 @@ from flambeau.messages import (
     Reply,
     RunBatch,
 )
+from flambeau.optimizing.archive_candidates import ArchiveCandidates
 from flambeau.optimizing.candidates import AS_EXPORTED
 from flambeau.optimizing.optimizer import Optimizer
 from flambeau.parity import read_samples
@@ -165,7 +166,17 @@ class ModelInstance:
             self.optimization = f"{AS_EXPORTED}: the YAML's pt2 says how it runs"
             check.warm_up()
             return
-        self._optimizer = Optimizer(handler, check, wish=wish, num_threads=self._load.num_threads)
+        self._optimizer = Optimizer(
+            handler,
+            check,
+            wish=wish,
+            num_threads=self._load.num_threads,
+            archive=ArchiveCandidates(
+                Path(self._load.model_dir),
+                device=check.device,
+                max_batch_size=check.max_batch_size,
+            ),
+        )
         self._optimizer.run()
         self.optimization = self._optimizer.text
 

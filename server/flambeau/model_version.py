@@ -119,6 +119,7 @@ class Host:
         model_metrics: The metrics that handlers may emit.
         metrics_auto_detect: Whether they may emit others, too.
         sequence_headers: Names of the headers with a sequence's id, start and end.
+        shows_digests: Whether answers say which archive they come from.
         limits: Of every worker's resources.
         worker_ids: Numbers for workers, rising from 9000 as TorchServe's ports did.
     """
@@ -136,6 +137,7 @@ class Host:
     model_metrics: Sequence[MetricSpec] = ()
     metrics_auto_detect: bool = False
     sequence_headers: tuple[str, str, str] = SEQUENCE_HEADERS
+    shows_digests: bool = False
     limits: Isolation = field(default_factory=Isolation)
     worker_ids: Iterator[int] = field(default_factory=lambda: itertools.count(9000))
 
@@ -234,6 +236,11 @@ class ModelVersion(SlotObserver):
         """Whether as many workers as asked for are ready or on their way back."""
         lost = {WorkerState.FAILED, WorkerState.STOPPING}
         return sum(s.state not in lost for s in self._slots) >= self.settings.min_workers
+
+    @property
+    def shown_digest(self) -> str:
+        """The archive's SHA-256, if answers are to tell it; else empty."""
+        return self.package.digest if self._host.shows_digests else ""
 
     @property
     def sequence_header(self) -> str:

@@ -6,9 +6,8 @@ before it takes requests. What is compared always is a sequence of tensors with 
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +15,9 @@ import safetensors
 import safetensors.torch
 import torch
 
+from flambeau.certificate import read_certificate
 from flambeau.errors import ArchiveError
-from flambeau.signature import PARITY_PATH, SAMPLES_PATH
+from flambeau.signature import SAMPLES_PATH
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,15 +29,29 @@ class Tolerance:
     """How far outputs may be apart: `|expected - got| <= atol + rtol * |expected|`.
 
     The defaults suit float32 on one kind of device. TF32 and half precision need more.
+
+    Attributes:
+        atol: Absolute.
+        rtol: Of the expected number.
+        share: Of the largest expected number of all; `atol` is at least that, see `scaled`.
+        top1: The least share of samples whose largest class must be the same, 0 to 1.
     """
 
     atol: float = 1e-5
     rtol: float = 1e-4
+    share: float = 0.0
+    top1: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, value in (("atol", self.atol), ("rtol", self.rtol)):
+        for name, value in asdict(self).items():
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}; use a finite number of 0 or more")
+        if self.top1 > 1:
+            raise ValueError(f"top1 is {self.top1}; use a share of 0 to 1")
+
+    def scaled(self, expected: Sequence[torch.Tensor]) -> Tolerance:
+        """The tolerance in numbers, for these outputs."""
+        return replace(self, atol=max(self.atol, self.share * largest_number(expected)))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +63,12 @@ class Comparison:
         num_samples: How many samples were compared.
         max_abs_error: The largest absolute difference; infinite where only one is NaN or infinite.
         max_rel_error: The largest difference in units of the expected number's magnitude, among
-            numbers whose difference is over `atol`; 0 when there are none.
+            numbers whose difference is over `atol`, or, with a share, that are over `atol`
+            themselves; 0 when there are none.
         mean_abs_error: Over all numbers of all outputs.
         top1_agreement: Share of samples whose largest class is the same, in the first output that
             is floating point and (B, C) with C of 2 or more; None without one.
+        other_top1: The samples for which it is not.
         worst_sample: Index of the sample furthest outside the tolerance, or least inside.
         detail: That sample in words: where, what was expected, what came.
     """
@@ -65,6 +81,7 @@ class Comparison:
     top1_agreement: float | None
     worst_sample: int
     detail: str
+    other_top1: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,16 +142,24 @@ def compare(
     ]
     worst = max(differences, key=lambda difference: difference.excess)
     num_numbers = sum(tensor.numel() for tensor in expected)
+    num_samples, others = len(expected[0]), _other_top1(expected, got)
     return Comparison(
         agrees=worst.excess <= 0,
-        num_samples=len(expected[0]),
+        num_samples=num_samples,
         max_abs_error=max(difference.max_abs for difference in differences),
         max_rel_error=max(difference.max_rel for difference in differences),
         mean_abs_error=sum(difference.sum_abs for difference in differences) / max(1, num_numbers),
-        top1_agreement=_top1_agreement(expected, got),
+        top1_agreement=None if others is None else 1 - len(others) / num_samples,
         worst_sample=worst.sample,
         detail=worst.detail,
+        other_top1=others or (),
     )
+
+
+def largest_number(outputs: Sequence[torch.Tensor]) -> float:
+    """The largest magnitude among finite floating point numbers; 0 without any."""
+    floats = [output[output.isfinite()] for output in outputs if output.is_floating_point()]
+    return max((float(each.abs().max()) for each in floats if each.numel()), default=0.0)
 
 
 def named_outputs(result: object) -> dict[str, torch.Tensor]:
@@ -185,21 +210,12 @@ def read_samples(model_dir: Path) -> Samples | None:
     if not is_complete or len(sizes) != 1 or 0 in sizes:
         shown = {name: list(tensor.shape) for name, tensor in tensors.items()}
         raise ArchiveError(f"{SAMPLES_PATH} holds {shown}, no samples; export the model again")
-    return Samples(inputs=inputs, outputs=outputs, tolerance=_read_tolerance(model_dir))
+    return Samples(inputs=inputs, outputs=outputs, tolerance=_tolerance_of(model_dir))
 
 
-def _read_tolerance(model_dir: Path) -> Tolerance:
-    path = model_dir / PARITY_PATH
-    if not path.is_file():
-        return Tolerance()
-    try:
-        stated = json.loads(path.read_bytes())["tolerance"]
-        return Tolerance(atol=float(stated["atol"]), rtol=float(stated["rtol"]))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArchiveError(
-            f"{PARITY_PATH} states no tolerance ({type(error).__name__}: {error}); "
-            "export the model again"
-        ) from error
+def _tolerance_of(model_dir: Path) -> Tolerance:
+    certificate = read_certificate(model_dir)
+    return Tolerance() if certificate is None else Tolerance(**certificate.tolerance)
 
 
 def _numbered(tensors: Mapping[str, torch.Tensor], kind: str) -> tuple[torch.Tensor, ...]:
@@ -234,7 +250,8 @@ class _Difference:
         excess = torch.where(same, -allowed, error - allowed)
         # torch has this, too, and imports SymPy for it: 0.6 s and 40 MB
         at = tuple(map(int, np.unravel_index(int(excess.argmax()), excess.shape)))
-        telling = error > tolerance.atol
+        # with a share, relative errors tell something of numbers that are larger than that only
+        telling = one.abs() > tolerance.atol if tolerance.share else error > tolerance.atol
         relative = torch.where(telling, error / one.abs(), 0.0).nan_to_num(nan=math.inf)
         place = f" at {list(at[1:])}" if at[1:] else ""
         return cls(
@@ -261,9 +278,12 @@ def _mismatch(expected: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> 
     return None
 
 
-def _top1_agreement(expected: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> float | None:
+def _other_top1(
+    expected: Sequence[torch.Tensor], got: Sequence[torch.Tensor]
+) -> tuple[int, ...] | None:
+    """Samples whose largest class is another; None where there are no classes."""
     for one, other in zip(expected, got, strict=True):
         if one.is_floating_point() and one.ndim == 2 and one.shape[1] >= 2:
-            same = one.detach().cpu().argmax(dim=1) == other.detach().cpu().argmax(dim=1)
-            return float(same.to(torch.float64).mean())
+            differ = one.detach().cpu().argmax(dim=1) != other.detach().cpu().argmax(dim=1)
+            return tuple(differ.nonzero().flatten().tolist())
     return None

@@ -57,7 +57,7 @@ def check_requires(model_dir: Path, *, here: Mapping[str, str] | None = None) ->
         )
     for what in ("torch", "python"):
         wish = _text(document, what)
-        if wish is not None and not _fits(here[what], wish, what):
+        if wish is not None and not fits(here[what], wish, what):
             raise UnsuitedArchive(
                 f"the archive needs {what} {wish} and this server has {here[what]}; serve it with "
                 f"that {what}, or export the model again with this one"
@@ -68,6 +68,30 @@ def check_requires(model_dir: Path, *, here: Mapping[str, str] | None = None) ->
             f"the archive is made for {machine} and this server runs on {here['machine']}; serve "
             "it on such a machine, or compile the model again on this one"
         )
+
+
+def fits(version: str, wish: str, what: str) -> bool:
+    """Whether a version satisfies `>=2.10,<3`, or begins as `2.10` or `cp310` do.
+
+    Raises:
+        ArchiveError: The wish is none; the message calls it `what`.
+    """
+    have = _numbers(version)
+    if tag := _PYTHON_TAG.fullmatch(wish):
+        wish = f"{tag[1]}.{tag[2]}"
+    if re.fullmatch(r"\d+(\.\d+)*", wish):
+        wanted = _numbers(wish)
+        return have[: len(wanted)] == wanted
+    for part in wish.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None:
+            raise _wrong(f"{what} is {wish!r}; write e.g. '>=2.10,<3'")
+        wanted = _numbers(match[2])
+        length = max(len(have), len(wanted))
+        both = (numbers + (0,) * (length - len(numbers)) for numbers in (have, wanted))
+        if not _COMPARE[match[1]](*both):
+            return False
+    return True
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -93,26 +117,6 @@ def _text(document: dict[str, Any], key: str) -> str | None:
     if value is not None and not isinstance(value, str):
         raise _wrong(f"{key} is {value!r}")
     return value
-
-
-def _fits(version: str, wish: str, what: str) -> bool:
-    """Whether a version satisfies `>=2.10,<3`, or begins as `2.10` or `cp310` do."""
-    have = _numbers(version)
-    if tag := _PYTHON_TAG.fullmatch(wish):
-        wish = f"{tag[1]}.{tag[2]}"
-    if re.fullmatch(r"\d+(\.\d+)*", wish):
-        wanted = _numbers(wish)
-        return have[: len(wanted)] == wanted
-    for part in wish.split(","):
-        match = _PART.fullmatch(part.strip())
-        if match is None:
-            raise _wrong(f"{what} is {wish!r}; write e.g. '>=2.10,<3'")
-        wanted = _numbers(match[2])
-        length = max(len(have), len(wanted))
-        both = (numbers + (0,) * (length - len(numbers)) for numbers in (have, wanted))
-        if not _COMPARE[match[1]](*both):
-            return False
-    return True
 
 
 def _numbers(version: str) -> tuple[int, ...]:

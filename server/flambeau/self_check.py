@@ -151,7 +151,8 @@ class SelfCheck:
                 "whose inference differs from the program on purpose"
             )
         top1 = comparison.top1_agreement
-        if self.allowed_share and top1 is not None and top1 < 1:
+        least = 1.0 if self.allowed_share else tolerance.top1
+        if top1 is not None and top1 < least:
             raise HandlerFailed(
                 "another class than the recorded one is the most probable for "
                 f"{1 - top1:.0%} of the samples"
@@ -160,12 +161,6 @@ class SelfCheck:
 
     def _tolerance(self) -> Tolerance:
         tolerance = self.samples.tolerance
-        share = max(self.allowed_share, _CUDA_SHARE if self.device.type == "cuda" else 0.0)
-        atol = share * largest_number(self.samples.outputs)
-        return replace(tolerance, atol=max(tolerance.atol, atol))
-
-
-def largest_number(outputs: Sequence[torch.Tensor]) -> float:
-    """The largest magnitude among floating point outputs; 0 without any."""
-    floats = [output for output in outputs if output.is_floating_point() and output.numel()]
-    return max((float(output.abs().max()) for output in floats), default=0.0)
+        on_cuda = _CUDA_SHARE if self.device.type == "cuda" else 0.0
+        share = max(tolerance.share, self.allowed_share, on_cuda)
+        return replace(tolerance, share=share).scaled(self.samples.outputs)

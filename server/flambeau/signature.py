@@ -14,6 +14,7 @@ from flambeau.errors import ArchiveError
 SIGNATURE_PATH = "MAR-INF/signature.json"
 SAMPLES_PATH = "MAR-INF/samples.safetensors"
 PARITY_PATH = "MAR-INF/parity.json"
+PROGRAMS_PATH = "MAR-INF/programs.json"
 LINEAGE_PATH = "MAR-INF/lineage.json"
 
 

@@ -209,7 +209,11 @@ def lanes(tmp_path_factory: pytest.TempPathFactory) -> Generator[Lanes]:
         servers = [
             stack.enter_context(
                 running_server(
-                    store, lane, "--max-request-bytes", str(MAX_REQUEST_BYTES), models=models
+                    store,
+                    lane,
+                    "--archive-digest-header",
+                    *("--max-request-bytes", str(MAX_REQUEST_BYTES)),
+                    models=models,
                 )
             )
             for lane in ("--fast-lane", "--no-fast-lane")
@@ -270,6 +274,15 @@ def test_the_corpus_meets_every_kind_of_answer(lanes: Lanes) -> None:
     assert {status for found in statuses.values() for status in found} >= {
         *(b"100", b"200", b"201", b"204", b"304", b"400", b"404", b"405", b"413", b"418", b"503")
     }
+
+
+def test_an_answer_tells_the_archive_it_comes_from_if_the_server_is_to(lanes: Lanes) -> None:
+    for server in (lanes.fast, lanes.routes):
+        described = server.management.get("/models/echo/all").json()
+        digests = {each["modelVersion"]: each["archiveDigest"] for each in described}
+        for name, version in (("bytes", "1.0"), ("a version", "2.0")):
+            told = f"x-archive-digest: {digests[version]}\r\n".encode()
+            assert told in ask(server, CORPUS[name])
 
 
 REPEATED = (

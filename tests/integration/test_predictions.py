@@ -31,6 +31,7 @@ def test_a_version_in_the_path_answers_itself(server: Server) -> None:
 def test_an_answer_names_the_version_it_is_from(server: Server) -> None:
     responses = [server.predict("echo", json={}, version=version) for version in (None, "2.0")]
     assert [response.headers["x-model-version"] for response in responses] == ["1.0", "2.0"]
+    assert not any("x-archive-digest" in response.headers for response in responses)
 
 
 def test_json_reaches_the_handler_parsed(server: Server) -> None:

@@ -21,10 +21,11 @@ _log = logging.getLogger(__name__)
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _VERSION_HEADER = "x-model-version"
+_DIGEST_HEADER = "x-archive-digest"
 _STREAM_NEXT = "ts_stream_next"  # TorchServe's mark of a streamed answer
 _OURS = {
     *(b"connection", b"content-length", b"transfer-encoding", b"x-request-id"),
-    _VERSION_HEADER.encode(),
+    *(_VERSION_HEADER.encode(), _DIGEST_HEADER.encode()),
     *(b"cache-control", b"expires", b"pragma"),  # as in TorchServe, where the server's win
 }
 _MAX_KNOWN = 1024
@@ -35,14 +36,15 @@ Headers = list[tuple[bytes, bytes]]
 def headers_of(pending: PendingRequest, reply: Reply, *, version: ModelVersion) -> Headers:
     """The headers of an answer: the handler's, and what we say about it.
 
-    `x-model-version` tells which version answered, also while the default changes.
+    `x-model-version` tells which version answered, also while the default changes, and
+    `x-archive-digest`, where the server's settings ask for it, of which archive it is.
 
     Raises:
         HandlerFailed: A status or header that HTTP cannot carry.
     """
     if not 200 <= reply.status <= 599:
         raise HandlerFailed(f"the handler set status {reply.status}; use 200 to 599")
-    headers: Headers = list(_version_headers(version.version))
+    headers: Headers = list(_version_headers(version.version, version.shown_digest))
     if pending.sequence is not None:
         headers.append((version.sequence_header.encode(), pending.sequence.id.encode("latin-1")))
     if pending.rest is not None:
@@ -58,11 +60,14 @@ def headers_of(pending: PendingRequest, reply: Reply, *, version: ModelVersion) 
 
 
 @lru_cache(_MAX_KNOWN)
-def _version_headers(version: str) -> Headers:
+def _version_headers(version: str, digest: str) -> Headers:
     """Versions are free text, which HTTP may not be able to carry."""
-    if not _HEADER_VALUE.fullmatch(version):
-        return []
-    return [(_VERSION_HEADER.encode(), version.encode("latin-1"))]
+    headers: Headers = []
+    if _HEADER_VALUE.fullmatch(version):
+        headers.append((_VERSION_HEADER.encode(), version.encode("latin-1")))
+    if digest:
+        headers.append((_DIGEST_HEADER.encode(), digest.encode("ascii")))
+    return headers
 
 
 @lru_cache(_MAX_KNOWN)  # most handlers set the same each time

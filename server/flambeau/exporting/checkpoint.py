@@ -35,6 +35,7 @@ from flambeau.image import ImageTransform
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from flambeau.exporting.dims import DynamicDim
     from flambeau.parity import Tolerance
 
 _LINEAGE = ("model", "epoch", "loss", "metrics", "config", "git_commit", "data_digest")
@@ -49,12 +50,15 @@ def export_checkpoint(
     factory: str | None = None,
     factory_kwargs: Mapping[str, Any] | None = None,
     samples: torch.Tensor | Sequence[torch.Tensor] | None = None,
-    target: str = "torchscript",
+    target: str | Sequence[str] = "torchscript",
+    precisions: Sequence[str] = ("fp32",),
+    dims: Sequence[DynamicDim] = (),
     handler: str | Path | None = None,
     method: str | None = None,
     extra_files: Sequence[str | Path] = (),
     model_config: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
+    top1: float | None = None,
     description: str | None = None,
     overwrite: bool = False,
 ) -> ExportReport:
@@ -73,7 +77,8 @@ def export_checkpoint(
             weights do not fit, or what `export` raises.
         ConfigError: The checkpoint's image settings are out of range.
     """
-    chosen(Target, target)
+    for word in [target] if isinstance(target, str) else target:
+        chosen(Target, word)
     checkpoint = Path(checkpoint)
     content = read_content(checkpoint)
     weights = weights_in(content, path=checkpoint)
@@ -99,6 +104,8 @@ def export_checkpoint(
         version=version,
         path=path,
         target=target,
+        precisions=precisions,
+        dims=dims,
         handler=handler or (DEFAULT_HANDLER if image is None else "image_classifier"),
         method=method,
         classes=content.get("classes"),
@@ -111,6 +118,7 @@ def export_checkpoint(
             "model": spec,
         },
         tolerance=tolerance,
+        top1=top1,
         description=description,
         overwrite=overwrite,
     )

@@ -11,12 +11,13 @@ import yaml
 
 from flambeau.archive_summary import describe_signature
 from flambeau.errors import ExportError
-from flambeau.exporting.options import Method, Target
+from flambeau.exporting.options import Method, Precision, Target
 
 if TYPE_CHECKING:
     import argparse
 
     from flambeau.exporting.module import ExportReport
+    from flambeau.exporting.programs import Proved
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -63,9 +64,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target",
+        action="append",
         choices=[target.value for target in Target],
-        default=Target.TORCHSCRIPT.value,
-        help="kind of program (default: torchscript)",
+        help="kind of program (default: torchscript); the first of several is what every server "
+        "runs, one of ours takes another where that is faster",
+    )
+    parser.add_argument(
+        "--precision",
+        action="append",
+        choices=[precision.value for precision in Precision],
+        help="what programs compute with (default: fp32); may be repeated, fp32 comes first",
+    )
+    parser.add_argument(
+        "--dim",
+        action="append",
+        default=[],
+        metavar="NAME=MIN:MAX:INPUT.AXIS[,...]",
+        help="a size that is open beside the batch, e.g. length=2:128:tokens.1,mask.1",
     )
     parser.add_argument(
         "--method",
@@ -85,6 +100,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--atol", type=float, help="absolute tolerance (default: 1e-5)")
     parser.add_argument("--rtol", type=float, help="relative tolerance (default: 1e-4)")
+    parser.add_argument(
+        "--top1",
+        type=float,
+        metavar="SHARE",
+        help="least share of samples whose most probable class stays (default: 1 with fewer bits)",
+    )
     parser.add_argument("--description", help="for people")
     parser.add_argument("--force", action="store_true", help="replace an existing archive")
 
@@ -100,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     """
     # torch is imported here, so that `flambeau --help` does not wait for it
     from flambeau.exporting.checkpoint import export_checkpoint  # noqa: PLC0415
+    from flambeau.exporting.dims import DynamicDim  # noqa: PLC0415
     from flambeau.exporting.hub import export_hub  # noqa: PLC0415
     from flambeau.exporting.inputs import read_samples  # noqa: PLC0415
     from flambeau.parity import Tolerance  # noqa: PLC0415
@@ -107,7 +129,7 @@ def run(args: argparse.Namespace) -> int:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
-    stated = {"atol": args.atol, "rtol": args.rtol}
+    stated = {"atol": args.atol, "rtol": args.rtol, "top1": args.top1}
     try:
         tolerance = Tolerance(**{k: v for k, v in stated.items() if v is not None})
     except ValueError as error:
@@ -116,12 +138,15 @@ def run(args: argparse.Namespace) -> int:
         "name": args.name,
         "version": args.version,
         "path": args.output,
-        "target": args.target,
+        "target": args.target or [Target.TORCHSCRIPT.value],
+        "precisions": args.precision or [Precision.FP32.value],
+        "dims": [DynamicDim.from_text(text) for text in args.dim],
         "handler": args.handler,
         "method": args.method,
         "extra_files": [p for given in args.extra_files for p in given.split(",") if p],
         "model_config": _read_config(args.config),
         "tolerance": tolerance,
+        "top1": args.top1,
         "description": args.description,
         "overwrite": args.force,
         "samples": read_samples(args.samples, shapes=args.input),
@@ -137,24 +162,27 @@ def run(args: argparse.Namespace) -> int:
 
 def describe_report(report: ExportReport) -> str:
     """What was made and how well it agrees, in a few lines."""
-    parity = report.parity
-    agreement = (
-        f"{parity.num_samples} samples agree: largest error {parity.max_abs_error:.2g} absolute, "
-        f"mean {parity.mean_abs_error:.2g}"
-    )
-    if parity.top1_agreement is not None:
-        agreement += f", top-1 {parity.top1_agreement:.1%} the same"
     batches = ", ".join(map(str, report.batch_sizes))
     size_mb = report.path.stat().st_size / 1e6
+    served, *others = report.programs
     return "\n".join(
         [
             f"archive  {report.path} ({size_mb:.2f} MB, made in {report.seconds:.1f} s)",
             f"sha256   {report.digest}",
             *describe_signature(report.signature),
-            f"parity   {agreement}",
+            f"parity   {report.parity.num_samples} samples agree: {_agreement(served)}",
             f"batches  {batches} agree",
+            *(f"beside   {each.plan.file_name}: {_agreement(each)}" for each in others),
         ]
     )
+
+
+def _agreement(proved: Proved) -> str:
+    found = proved.proof.samples
+    text = f"largest error {found.max_abs_error:.2g} absolute, mean {found.mean_abs_error:.2g}"
+    if found.top1_agreement is not None:
+        text += f", top-1 {found.top1_agreement:.1%} the same"
+    return text
 
 
 def _read_arguments(text: str | None) -> dict[str, Any] | None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from flambeau.errors import ExportError
+from flambeau.exporting.proof import run
 from flambeau.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from flambeau.exporting.dims import Axes
+
+MAX_SAMPLES = 32
 DTYPES = frozenset(
     {
         torch.bool,
@@ -28,6 +33,58 @@ DTYPES = frozenset(
         torch.float64,
     }
 )
+
+
+def used_inputs(
+    model: torch.nn.Module,
+    example_inputs: torch.Tensor | Sequence[torch.Tensor],
+    samples: torch.Tensor | Sequence[torch.Tensor] | None,
+) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Example inputs, and the samples to record, both where the model is.
+
+    Raises:
+        ExportError: They are not what a model takes, or not alike.
+    """
+    examples = checked_inputs(example_inputs, what="example inputs")
+    used = examples if samples is None else checked_inputs(samples, what="samples")
+    check_alike(used, examples)
+    weights = [*model.parameters(), *model.buffers()]
+    device = weights[0].device if weights else examples[0].device
+    return (
+        tuple(tensor.to(device) for tensor in examples),
+        tuple(tensor[:MAX_SAMPLES].to(device) for tensor in used),
+    )
+
+
+def eager_outputs(
+    model: torch.nn.Module, samples: Sequence[torch.Tensor], *, what: str = "its samples"
+) -> dict[str, torch.Tensor]:
+    """What the model gives.
+
+    Args:
+        model: In evaluation mode.
+        samples: Its inputs.
+        what: What messages call them.
+
+    Raises:
+        ExportError: It fails.
+    """
+    try:
+        return run(model, samples)
+    except Exception as error:  # the model's code runs here and may raise anything
+        raise ExportError(f"the model fails on {what}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Generator[None]:
+    """Evaluation mode for every module in it, and afterwards the mode that each had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def checked_inputs(given: object, *, what: str) -> tuple[torch.Tensor, ...]:
@@ -73,9 +130,21 @@ def check_alike(samples: Sequence[torch.Tensor], examples: Sequence[torch.Tensor
 
 
 def signature_of(
-    model: torch.nn.Module, inputs: Sequence[torch.Tensor], outputs: Mapping[str, torch.Tensor]
+    input_names: Sequence[str],
+    inputs: Sequence[torch.Tensor],
+    outputs: Mapping[str, torch.Tensor],
+    *,
+    axes: Axes,
+    resized_outputs: Iterable[torch.Tensor] = (),
 ) -> Signature:
-    """The names, dtypes and shapes of one run, its batch left open.
+    """The names, dtypes and shapes of one run, with its open sizes left open.
+
+    Args:
+        input_names: In the model's order.
+        inputs: Of the run.
+        outputs: Of the run.
+        axes: The open axes of each input beside the batch.
+        resized_outputs: Of a run in which all of these have other sizes; empty when there are none.
 
     Raises:
         ExportError: An output has no batch dimension, or a dtype that archives cannot describe.
@@ -89,11 +158,22 @@ def signature_of(
             )
         if tensor.dtype not in DTYPES:
             raise ExportError(f"{name} has dtype {tensor.dtype}, which archives cannot describe")
-    names = _input_names(model, count=len(inputs))
+    others = list(resized_outputs) or list(outputs.values())
     return Signature(
-        inputs=tuple(_spec(name, tensor) for name, tensor in zip(names, inputs, strict=True)),
-        outputs=tuple(_spec(name, tensor) for name, tensor in outputs.items()),
+        inputs=tuple(
+            _spec(name, tensor, set(open_axes))
+            for name, tensor, open_axes in zip(input_names, inputs, axes, strict=True)
+        ),
+        outputs=tuple(
+            _spec(name, tensor, _differing(tensor.shape, other.shape))
+            for (name, tensor), other in zip(outputs.items(), others, strict=True)
+        ),
     )
+
+
+def _differing(shape: Sequence[int], other: Sequence[int]) -> set[int]:
+    sizes = zip(shape, other, strict=False)
+    return {axis for axis, (one, another) in enumerate(sizes) if one != another}
 
 
 def check_classes(classes: Sequence[str] | None, outputs: Mapping[str, torch.Tensor]) -> None:
@@ -111,12 +191,13 @@ def check_classes(classes: Sequence[str] | None, outputs: Mapping[str, torch.Ten
     )
 
 
-def _spec(name: str, tensor: torch.Tensor) -> TensorSpec:
+def _spec(name: str, tensor: torch.Tensor, open_axes: set[int]) -> TensorSpec:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return TensorSpec(name=name, dtype=dtype, shape=(None, *tensor.shape[1:]))
+    shape = [None if axis in open_axes else size for axis, size in enumerate(tensor.shape)]
+    return TensorSpec(name=name, dtype=dtype, shape=(None, *shape[1:]))
 
 
-def _input_names(model: torch.nn.Module, *, count: int) -> list[str]:
+def input_names(model: torch.nn.Module, *, count: int) -> list[str]:
     """The first names of forward's arguments; `input_0`, ... where it takes `*args`."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(model.forward).parameters.values()

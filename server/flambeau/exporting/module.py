@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,32 +17,46 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import flambeau
-from flambeau.archive import digest, unpack, write_archive
+from flambeau.archive import unpack, write_archive
 from flambeau.errors import ExportError
-from flambeau.exporting.interface import check_alike, check_classes, checked_inputs, signature_of
+from flambeau.exporting.certificate import certificate_json
+from flambeau.exporting.dims import DynamicDim, axes_of, check_sizes, resized
+from flambeau.exporting.interface import (
+    check_classes,
+    eager_outputs,
+    evaluating,
+    input_names,
+    signature_of,
+    used_inputs,
+)
 from flambeau.exporting.lineage import lineage_json
-from flambeau.exporting.options import Method, Target, chosen
 from flambeau.exporting.payload import (
     CONFIG_FILE,
     DEFAULT_HANDLER,
     archive_path,
     check_name,
+    full_batch,
     payload,
 )
-from flambeau.exporting.program import program_format
-from flambeau.exporting.proof import prove, run
+from flambeau.exporting.programs import Proved, listing, make, plans_for, prove_all
+from flambeau.exporting.proof import Question
 from flambeau.manifest import Manifest
 from flambeau.parity import Samples, Tolerance
-from flambeau.signature import LINEAGE_PATH, PARITY_PATH, SAMPLES_PATH, SIGNATURE_PATH, Signature
+from flambeau.signature import (
+    LINEAGE_PATH,
+    PARITY_PATH,
+    PROGRAMS_PATH,
+    SAMPLES_PATH,
+    SIGNATURE_PATH,
+    Signature,
+)
 from flambeau.unpack_limits import UnpackLimits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from flambeau.exporting.program import ProgramFormat
+    from flambeau.exporting.dims import Axes
     from flambeau.parity import Comparison
-
-MAX_SAMPLES = 32
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +67,9 @@ class ExportReport:
         path: The archive.
         digest: Its sha256, in hexadecimal.
         signature: What the program takes and gives.
-        parity: How the program compares with the model on the samples.
+        parity: How the served program compares with the model on the samples.
         batch_sizes: Other batch sizes at which both agreed.
+        programs: All programs with their proofs, the served one first.
         seconds: What the export took.
     """
 
@@ -64,6 +78,7 @@ class ExportReport:
     signature: Signature
     parity: Comparison
     batch_sizes: tuple[int, ...]
+    programs: tuple[Proved, ...]
     seconds: float
 
 
@@ -74,19 +89,22 @@ def export(
     name: str,
     version: str,
     path: str | Path,
-    target: str = "torchscript",
+    target: str | Sequence[str] = "torchscript",
+    precisions: Sequence[str] = ("fp32",),
     handler: str | Path | None = None,
     method: str | None = None,
     samples: torch.Tensor | Sequence[torch.Tensor] | None = None,
+    dims: Sequence[DynamicDim] = (),
     classes: Sequence[str] | None = None,
     extra_files: Sequence[str | Path] = (),
     model_config: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
+    top1: float | None = None,
     description: str | None = None,
     overwrite: bool = False,
 ) -> ExportReport:
-    """Write an archive whose program computes what `model` computes, at every batch size.
+    """Write an archive whose programs compute what `model` computes, at every batch size.
 
     The model is run in evaluation mode where it is, and its modes are restored. A trace may fix
     the device it was made on, so export from the CPU what is to be served on either.
@@ -100,18 +118,24 @@ def export(
             `<name>-<version>.mar` so that versions live side by side. Made if it does not exist.
         target: The kind of program: `torchscript`; `torch_export`; `aot_inductor`, which is machine
             code for this kind of device and this PyTorch; `onnx`, for which
-            `pip install 'flambeau[onnx]'`.
+            `pip install 'flambeau[onnx]'`. Of several, the first is what every server runs; one of
+            ours takes another where that is faster.
+        precisions: Of each kind of program: `fp32`, `bf16`, `fp16`; fp32 comes first.
         handler: A built-in handler's name, or the path of a Python file, `:function` after it or
             not; None means `base_handler`, which decodes tensors as the signature says.
         method: Of `torchscript`: `trace` (None, too) records one run; `script` compiles the source,
             branches included.
         samples: Real inputs to compare on and to record, as `example_inputs`, which they default
             to; the first 32 are used.
+        dims: Sizes that are open beside the batch, e.g. the length of a text.
         classes: Labels in the order of the model's classes.
         extra_files: Files, which go to the archive's root, and directories, whose content does.
         model_config: The model's settings, written as `model-config.yaml`.
         lineage: Where the model comes from, as plain data.
         tolerance: How far the program's outputs may be from the model's; None means `Tolerance()`.
+            Fewer bits are allowed more, see `precision.py`.
+        top1: The share of samples whose most probable class must be the model's, 0 to 1; None means
+            all for programs with fewer bits, and is left to the tolerance else.
         description: For people.
         overwrite: Replace an existing file.
 
@@ -122,8 +146,10 @@ def export(
     """
     started_at = time.monotonic()
     created_at = datetime.now(timezone.utc)
-    kind = chosen(Target, target)
-    program = program_format(kind, method=None if method is None else chosen(Method, method))
+    allowed = tolerance or Tolerance()
+    targets = [target] if isinstance(target, str) else target
+    plans = plans_for(targets, precisions, method=method, tolerance=allowed, top1=top1)
+    served = plans[0]
     destination = _destination(path, name=name, version=version, overwrite=overwrite)
     handler_name, files = payload(
         handler=handler or DEFAULT_HANDLER,
@@ -131,44 +157,49 @@ def export(
         extra_files=extra_files,
         model_config=model_config,
     )
-    files[LINEAGE_PATH] = lineage_json(lineage or {}, target=kind, created_at=created_at)
+    files[LINEAGE_PATH] = lineage_json(lineage or {}, target=served.target, created_at=created_at)
     manifest = Manifest(
         model_name=name,
         model_version=version,
         handler=handler_name,
-        serialized_file=program.file_name,
+        serialized_file=served.file_name,
         config_file=CONFIG_FILE if CONFIG_FILE in files else None,
         description=description,
         created_on=created_at.strftime("%d/%m/%Y %H:%M:%S"),
         archiver_version=f"flambeau {flambeau.__version__}",
     )
-    examples, used = _inputs(model, example_inputs, samples)
-    with _evaluating(model), TemporaryDirectory(prefix="flambeau-export-") as directory:
-        outputs = _eager_outputs(model, used)
+    examples, used = used_inputs(model, example_inputs, samples)
+    names = input_names(model, count=len(used))
+    axes = axes_of(dims, names)
+    check_sizes(examples, axes)
+    check_sizes(used, axes)
+    device = used[0].device
+    with evaluating(model), TemporaryDirectory(prefix="flambeau-export-") as directory:
+        outputs = eager_outputs(model, used)
         check_classes(classes, outputs)
+        signature = _signature(model, names, used, outputs, axes=axes)
         recorded = Samples(
-            inputs=used, outputs=tuple(outputs.values()), tolerance=tolerance or Tolerance()
-        )
-        signature = signature_of(model, used, outputs)
-        files[SIGNATURE_PATH] = signature.to_json().encode()
-        files[SAMPLES_PATH] = recorded_bytes = recorded.to_safetensors()
-        files[program.file_name] = program_path = Path(directory) / program.file_name
-        program.save(model, examples, program_path)
-        draft = Path(directory) / "draft.mar"
+            inputs=used, outputs=tuple(outputs.values()), tolerance=served.tolerance
+        ).to_safetensors()
+        files |= {SIGNATURE_PATH: signature.to_json().encode(), SAMPLES_PATH: recorded}
+        files |= make(plans, model, examples, Path(directory), axes=axes)
+        draft, model_dir = Path(directory) / "draft.mar", Path(directory) / "unpacked"
         write_archive(draft, manifest=manifest, files=files)
-        proof = prove(
-            model,
-            _served(draft, program, device=used[0].device),
-            used,
+        unpack(draft, model_dir, limits=UnpackLimits(max_total_bytes=1 << 62))
+        question = Question(
+            model=model,
+            samples=used,
+            axes=axes,
             example_rows=len(examples[0]),
-            tolerance=recorded.tolerance,
-            frozen_batch_hint=program.frozen_batch_hint,
+            full_batch=full_batch(model_config),
         )
-        files[PARITY_PATH] = proof.to_json(
-            tolerance=recorded.tolerance,
-            samples_sha256=hashlib.sha256(recorded_bytes).hexdigest(),
-            weights_sha256=digest(program_path),
+        proved = prove_all(plans, question, model_dir, device=device)
+        files[PARITY_PATH] = certificate_json(
+            proved, samples_sha256=hashlib.sha256(recorded).hexdigest(), device=device
         )
+        beside = listing(proved, device=device)
+        if beside is not None:
+            files[PROGRAMS_PATH] = beside
         _make_directory(destination.parent)
         written = write_archive(
             destination, manifest=manifest, files=files, overwrite=overwrite, digests=True
@@ -177,10 +208,32 @@ def export(
         path=destination,
         digest=written,
         signature=signature,
-        parity=proof.samples,
-        batch_sizes=proof.batch_sizes,
+        parity=proved[0].proof.samples,
+        batch_sizes=proved[0].proof.batch_sizes,
+        programs=tuple(proved),
         seconds=time.monotonic() - started_at,
     )
+
+
+def _signature(
+    model: torch.nn.Module,
+    names: Sequence[str],
+    inputs: Sequence[torch.Tensor],
+    outputs: Mapping[str, torch.Tensor],
+    *,
+    axes: Axes,
+) -> Signature:
+    """What the model takes and gives; a run at other sizes shows which are open in its outputs."""
+    others = {
+        dim.name: dim.min if tensor.shape[axis] == dim.max else dim.max
+        for tensor, open_axes in zip(inputs, axes, strict=True)
+        for axis, dim in open_axes.items()
+    }
+    resized_outputs: dict[str, torch.Tensor] = {}
+    if others:
+        what = f"its samples with {', '.join(f'{name} {size}' for name, size in others.items())}"
+        resized_outputs = eager_outputs(model, resized(inputs, axes, others), what=what)
+    return signature_of(names, inputs, outputs, axes=axes, resized_outputs=resized_outputs.values())
 
 
 def _destination(path: str | Path, *, name: str, version: str, overwrite: bool) -> Path:
@@ -199,50 +252,3 @@ def _make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ExportError(f"cannot make the directory {path}: {error.strerror}") from error
-
-
-def _inputs(
-    model: torch.nn.Module,
-    example_inputs: torch.Tensor | Sequence[torch.Tensor],
-    samples: torch.Tensor | Sequence[torch.Tensor] | None,
-) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
-    """Example inputs, and the samples to record, both where the model is."""
-    examples = checked_inputs(example_inputs, what="example inputs")
-    used = examples if samples is None else checked_inputs(samples, what="samples")
-    check_alike(used, examples)
-    weights = [*model.parameters(), *model.buffers()]
-    device = weights[0].device if weights else examples[0].device
-    return (
-        tuple(tensor.to(device) for tensor in examples),
-        tuple(tensor[:MAX_SAMPLES].to(device) for tensor in used),
-    )
-
-
-def _eager_outputs(
-    model: torch.nn.Module, samples: Sequence[torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    try:
-        return run(model, samples)
-    except Exception as error:  # the model's code runs here and may raise anything
-        raise ExportError(
-            f"the model fails on its samples: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _served(draft: Path, program: ProgramFormat, *, device: torch.device) -> Callable[..., object]:
-    """The program as a server gets it: out of the archive."""
-    model_dir = draft.parent / "unpacked"
-    unpack(draft, model_dir, limits=UnpackLimits(max_total_bytes=1 << 62))
-    return program.load(model_dir / program.file_name, device=device)
-
-
-@contextmanager
-def _evaluating(model: torch.nn.Module) -> Generator[None]:
-    """Evaluation mode for every module in it, and afterwards the mode that each had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

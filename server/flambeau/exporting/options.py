@@ -11,12 +11,21 @@ Choice = TypeVar("Choice", bound=Enum)
 
 
 class Target(str, Enum):
-    """What kind of program the archive holds; `program.py` has one class for each."""
+    """What kind of program an archive holds; `program.py` has one class for each."""
 
     TORCHSCRIPT = "torchscript"
     TORCH_EXPORT = "torch_export"
     AOT_INDUCTOR = "aot_inductor"
     ONNX = "onnx"
+
+
+class Precision(str, Enum):
+    """How many bits a program computes with; `precision.py` says what becomes of a model."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+    INT8 = "int8"
 
 
 class Method(str, Enum):

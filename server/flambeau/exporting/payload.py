@@ -21,6 +21,7 @@ CONFIG_FILE = "model-config.yaml"
 LABELS_FILE = "index_to_name.json"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_MAX_COMPARED = 64
 _LEFT_OUT = ("__pycache__", "__MACOSX")
 
 
@@ -40,6 +41,13 @@ def check_name(value: str, *, what: str) -> None:
 def archive_path(path: Path, *, name: str, version: str) -> Path:
     """Where the archive goes: `path` if it ends in `.mar`, else `<name>-<version>.mar` below it."""
     return path if path.suffix == ".mar" else path / f"{name}-{version}.mar"
+
+
+def full_batch(model_config: Mapping[str, Any] | None) -> int:
+    """The batch size that programs are compared at: the settings' own, up to 64."""
+    stated = (model_config or {}).get("batchSize", DEFAULT_BATCH_SIZE)
+    is_size = isinstance(stated, int) and stated >= 1
+    return min(stated, _MAX_COMPARED) if is_size else DEFAULT_BATCH_SIZE
 
 
 def payload(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flambeau.exporting.dims import Axes
+
 
 class ProgramFormat(Protocol):
     """How a model becomes a file, and that file a callable again.
@@ -31,9 +33,20 @@ class ProgramFormat(Protocol):
     def frozen_batch_hint(self) -> str: ...
 
     def save(
-        self, model: torch.nn.Module, example_inputs: Sequence[torch.Tensor], path: Path
+        self,
+        model: torch.nn.Module,
+        example_inputs: Sequence[torch.Tensor],
+        path: Path,
+        *,
+        axes: Axes = (),
     ) -> None:
         """Write the program of a model that is in evaluation mode.
+
+        Args:
+            model: What becomes a program.
+            example_inputs: Its arguments, with the batch first.
+            path: The file.
+            axes: The open axes of each input beside the batch; empty for none.
 
         Raises:
             ExportError: The model cannot be expressed in this format.

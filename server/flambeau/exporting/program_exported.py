@@ -1,6 +1,6 @@
 """A model as a program of `torch.export`, which runs anywhere, or compiled for this machine.
 
-Both are `model.pt2`; the server tells them apart. One size is open in them, the batch.
+Both are `model.pt2`; the server tells them apart. Open in them are the batch and named dimensions.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 import torch
 
 from flambeau.errors import ExportError
+from flambeau.exporting.dims import BATCH, Axes, resized
 from flambeau.weights import exported
 
-_MIN_ROWS = 2  # with one row, torch.export takes 1 for a fixed size
+# loops ask for the number of threads each time, so that a server's setting holds for them
+_SETTINGS: Final[dict[str, Any]] = {"cpp.dynamic_threads": True}
+_MIN_SIZE = 2  # torch.export takes 1 for a fixed size
 
 
 class TorchExportFormat:
@@ -31,9 +34,14 @@ class TorchExportFormat:
         return "make forward() follow the size of its input"
 
     def save(
-        self, model: torch.nn.Module, example_inputs: Sequence[torch.Tensor], path: Path
+        self,
+        model: torch.nn.Module,
+        example_inputs: Sequence[torch.Tensor],
+        path: Path,
+        *,
+        axes: Axes = (),
     ) -> None:
-        program = exported_program(model, example_inputs)
+        program = exported_program(model, example_inputs, axes=axes)
         with refusing("written"):
             torch.export.save(program, path)
 
@@ -45,36 +53,67 @@ class AotInductorFormat(TorchExportFormat):
     """The `ProgramFormat` of AOTInductor: machine code for the device the model is on."""
 
     def save(
-        self, model: torch.nn.Module, example_inputs: Sequence[torch.Tensor], path: Path
+        self,
+        model: torch.nn.Module,
+        example_inputs: Sequence[torch.Tensor],
+        path: Path,
+        *,
+        axes: Axes = (),
     ) -> None:
-        program = exported_program(model, example_inputs)
+        program = exported_program(model, example_inputs, axes=axes)
         with refusing("compiled"), torch.no_grad():
             torch._inductor.aoti_compile_and_package(  # noqa: SLF001  # as documented
-                program, package_path=str(path)
+                program, package_path=str(path), inductor_configs=_SETTINGS
             )
 
 
-def exported_program(model: torch.nn.Module, example_inputs: Sequence[torch.Tensor]) -> Any:  # noqa: ANN401  # torch's class
+def exported_program(
+    model: torch.nn.Module, example_inputs: Sequence[torch.Tensor], *, axes: Axes = ()
+) -> Any:  # noqa: ANN401  # torch's class
     """What the model computes, for batches of any size.
+
+    Args:
+        model: In evaluation mode.
+        example_inputs: Its arguments, with the batch first.
+        axes: The open axes of each input beside the batch; empty for none.
 
     Raises:
         ExportError: forward() does what such a program cannot; the message shows the line.
     """
-    inputs = batch_of_two(example_inputs)
+    axes = axes or [{} for _ in example_inputs]
+    inputs = two_of_each(example_inputs, axes)
+    shapes = open_sizes(model, axes)
     with refusing("exported"), torch.no_grad():
-        return torch.export.export(model, inputs, dynamic_shapes=open_batch(model, inputs))
+        return torch.export.export(model, inputs, dynamic_shapes=shapes)
 
 
-def batch_of_two(inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """The inputs, repeated if there is one row only, in memory of their own."""
-    rows = torch.arange(max(_MIN_ROWS, len(inputs[0]))) % len(inputs[0])
-    return tuple(each.detach()[rows.to(each.device)].clone() for each in inputs)
+def two_of_each(inputs: Sequence[torch.Tensor], axes: Axes) -> tuple[torch.Tensor, ...]:
+    """The inputs, repeated where an open size is 1, in memory of their own."""
+    dims = {
+        dim.name: tensor.shape[axis]
+        for tensor, open_axes in zip(inputs, axes, strict=True)
+        for axis, dim in open_axes.items()
+    }
+    sizes = {BATCH: len(inputs[0]), **dims}
+    return resized(
+        [each.detach() for each in inputs],
+        axes,
+        {name: max(_MIN_SIZE, size) for name, size in sizes.items()},
+    )
 
 
-def open_batch(model: torch.nn.Module, inputs: Sequence[torch.Tensor]) -> tuple[object, ...]:
-    """What `torch.export` calls dynamic shapes: the first size of every input, the same for all."""
-    batch = torch.export.Dim("batch")
-    sizes = [{0: batch} for _ in inputs]
+def open_sizes(model: torch.nn.Module, axes: Axes) -> tuple[object, ...]:
+    """What `torch.export` calls dynamic shapes: open axes by input, the same batch for all."""
+    batch = torch.export.Dim(BATCH)
+    dims = {
+        dim.name: torch.export.Dim(dim.name, min=dim.min, max=dim.max)
+        for open_axes in axes
+        for dim in open_axes.values()
+    }
+    sizes = [
+        {0: batch, **{axis: dims[dim.name] for axis, dim in open_axes.items()}}
+        for open_axes in axes
+    ]
     parameters = inspect.signature(model.forward).parameters.values()
     num_named = sum(each.kind is not inspect.Parameter.VAR_POSITIONAL for each in parameters)
     rest = sizes[num_named:]  # what `*args` takes is one tuple

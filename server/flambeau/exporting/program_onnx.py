@@ -15,6 +15,8 @@ from flambeau.weights import onnx_session
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flambeau.exporting.dims import Axes
+
 _NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -28,13 +30,18 @@ class OnnxFormat:
         return "make forward() follow the size of its input"
 
     def save(
-        self, model: torch.nn.Module, example_inputs: Sequence[torch.Tensor], path: Path
+        self,
+        model: torch.nn.Module,
+        example_inputs: Sequence[torch.Tensor],
+        path: Path,
+        *,
+        axes: Axes = (),
     ) -> None:
         if missing := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
             raise ExportError(
                 f"target onnx needs {', '.join(missing)}; pip install 'flambeau[onnx]'"
             )
-        program = exported_program(model, example_inputs)
+        program = exported_program(model, example_inputs, axes=axes)
         with refusing("exported to ONNX"):
             torch.onnx.export(
                 program, (), str(path), dynamo=True, external_data=False, verbose=False

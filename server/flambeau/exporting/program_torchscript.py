@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flambeau import torchscript
 from flambeau.exporting.options import Method
+from flambeau.exporting.precision import Reduced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import torch
+
+    from flambeau.exporting.dims import Axes
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,17 @@ class TorchScriptFormat:
         return "use method='script' (--method script), or x.flatten(1) in place of fixed sizes"
 
     def save(
-        self, model: torch.nn.Module, example_inputs: Sequence[torch.Tensor], path: Path
+        self,
+        model: torch.nn.Module,
+        example_inputs: Sequence[torch.Tensor],
+        path: Path,
+        *,
+        axes: Axes = (),  # noqa: ARG002  # these programs take what comes, and are proved
     ) -> None:
-        if self.method is Method.SCRIPT:
+        if self.method is Method.SCRIPT and isinstance(model, Reduced):
+            inside = model.around(torchscript.script(model.model))
+            torchscript.save(torchscript.trace(inside, example_inputs), path)
+        elif self.method is Method.SCRIPT:
             torchscript.save(torchscript.script(model), path)
         else:
             torchscript.save(torchscript.trace(model, example_inputs), path)

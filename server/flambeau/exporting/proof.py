@@ -1,26 +1,39 @@
-"""The proof that a program computes what the model computes, at every batch size.
+"""The proof that a program computes what the model computes, at every size that it leaves open.
 
-A trace writes down the sizes it saw, so a program is run with 1, 2 and 7 rows as well as with the
-number it was made with: a server batches whatever is waiting. It writes down the branches it took,
-too, so the samples are compared with their signs turned as well. `prove` is given two callables and
-knows nothing of formats or archives.
+A trace writes down the sizes it saw, so a program is run with 1, 2 and 7 rows and with a full batch
+as well as with the number it was made with: a server batches whatever is waiting. Other open sizes
+are run at both edges and in the middle. A trace writes down the branches it took, too, so the
+samples are compared with their signs turned as well. At last, each sample is run alone and in
+company, which must not change its answer. `prove` is given two callables and knows nothing of
+formats or archives.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from flambeau.errors import ExportError
+from flambeau.exporting.dims import BATCH, Axes, resized
 from flambeau.parity import Comparison, Tolerance, compare, named_outputs
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
 BATCH_SIZES = (1, 2, 7)  # one, the smallest batch, and an odd one that nobody's code expects
+_MAX_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AtSizes:
+    """How far a program is from the model in batches of certain sizes.
+
+    Attributes:
+        sizes: By dimension: the batch, and others that are open.
+        comparison: Over the batch.
+    """
+
+    sizes: Mapping[str, int]
+    comparison: Comparison
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,33 +42,53 @@ class Proof:
 
     Attributes:
         samples: The comparison over all samples as one batch.
-        batch_sizes: The other batch sizes at which the program agreed with the model.
+        at_sizes: Further comparisons, all of which agreed.
+        batch_invariance: The program's answers in a batch of all samples, held against those alone.
     """
 
     samples: Comparison
-    batch_sizes: tuple[int, ...]
+    at_sizes: tuple[AtSizes, ...]
+    batch_invariance: Comparison
 
-    def to_json(self, *, tolerance: Tolerance, samples_sha256: str, weights_sha256: str) -> bytes:
-        """`MAR-INF/parity.json`: the numbers, what they were held to, and whose they are.
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Those at which the program agreed with the model, beside the samples' own."""
+        return tuple(sorted({each.sizes[BATCH] for each in self.at_sizes}))
 
-        Args:
-            tolerance: How far outputs were allowed to be apart.
-            samples_sha256: Of `MAR-INF/samples.safetensors`.
-            weights_sha256: Of the program's file.
-        """
-        document = {
-            "verdict": "pass",
-            "num_samples": self.samples.num_samples,
-            "batch_sizes": self.batch_sizes,
-            "tolerance": {"atol": tolerance.atol, "rtol": tolerance.rtol},
-            "max_abs_error": self.samples.max_abs_error,
-            "max_rel_error": self.samples.max_rel_error,
-            "mean_abs_error": self.samples.mean_abs_error,
-            "top1_agreement": self.samples.top1_agreement,
-            "samples_sha256": samples_sha256,
-            "weights_sha256": weights_sha256,
-        }
-        return (json.dumps(document, indent=2) + "\n").encode()
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Question:
+    """What a program is to be compared on.
+
+    Attributes:
+        model: The model, in evaluation mode.
+        samples: Its inputs, (N, ...) each.
+        axes: The open axes of each input.
+        example_rows: The batch size that programs are made with: where one fails at this size too,
+            the batch size is not the reason.
+        full_batch: The size of a full batch.
+    """
+
+    model: Callable[..., object]
+    samples: Sequence[torch.Tensor]
+    axes: Axes
+    example_rows: int
+    full_batch: int
+
+    def inputs(self, sizes: Mapping[str, int]) -> tuple[torch.Tensor, ...]:
+        """Samples, repeated or cut to these sizes."""
+        return resized(self.samples, self.axes, sizes)
+
+    def sizes(self) -> list[dict[str, int]]:
+        """Batches of all sizes; then each open dimension at its own, and all at their edges."""
+        batches = sorted({*BATCH_SIZES, self.full_batch})
+        found = [{BATCH: size} for size in batches]
+        dims = list({dim.name: dim for axes in self.axes for dim in axes.values()}.values())
+        found += [{BATCH: 2, dim.name: size} for dim in dims for size in dim.sizes]
+        if dims:
+            found.append({BATCH: 1, **{dim.name: dim.min for dim in dims}})
+            found.append({BATCH: self.full_batch, **{dim.name: dim.max for dim in dims}})
+        return found
 
 
 def run(function: Callable[..., object], inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -69,80 +102,75 @@ def run(function: Callable[..., object], inputs: Sequence[torch.Tensor]) -> dict
         return named_outputs(function(*inputs))
 
 
-def rows(inputs: Sequence[torch.Tensor], *, num_rows: int) -> tuple[torch.Tensor, ...]:
-    """A batch of this many rows, made by repeating the given ones in turn."""
-    index = torch.arange(num_rows) % len(inputs[0])
-    return tuple(tensor[index.to(tensor.device)] for tensor in inputs)
-
-
 def prove(
-    model: Callable[..., object],
+    question: Question,
     program: Callable[..., object],
-    samples: Sequence[torch.Tensor],
     *,
-    example_rows: int,
     tolerance: Tolerance,
     frozen_batch_hint: str,
 ) -> Proof:
-    """Run both on the same batches and compare.
+    """Run model and program on the same batches and compare.
 
     Args:
-        model: The model, in evaluation mode.
-        program: What is to replace it.
-        samples: The inputs, (N, ...) each.
-        example_rows: The batch size the program was made with: where it fails at this size too,
-            the batch size is not the reason.
+        question: The model, and what to run.
+        program: What is to replace the model.
         tolerance: How far outputs may be apart.
         frozen_batch_hint: The next step when the program follows no other batch size.
 
     Raises:
-        ExportError: The model itself fails at some batch size, the program follows one batch size
-            only, or its numbers are outside the tolerance; the message shows the worst sample.
+        ExportError: The model itself fails at some size, the program follows one size only, its
+            numbers are outside the tolerance, or a sample's answer depends on others; the message
+            shows the worst sample.
     """
-    _require_agreement(_compare(model, program, rows(samples, num_rows=example_rows), tolerance))
-    for num_rows in BATCH_SIZES:
-        comparison = _compare(model, program, rows(samples, num_rows=num_rows), tolerance)
+    own = {BATCH: question.example_rows}
+    _require_agreement(_compare(question, program, question.inputs(own), tolerance), tolerance)
+    at_sizes: list[AtSizes] = []
+    for sizes in question.sizes():
+        comparison = _compare(question, program, question.inputs(sizes), tolerance)
         if not comparison.agrees:
             raise ExportError(
-                f"the program was made with a batch of {example_rows} and does not follow a batch "
-                f"of {num_rows} ({comparison.detail}); {frozen_batch_hint}"
+                f"the program was made with {_sizes(own)} and does not follow {_sizes(sizes)} "
+                f"({comparison.detail}); {frozen_batch_hint}"
             )
-    comparison = _compare(model, program, samples, tolerance)
-    _require_agreement(comparison)
-    _require_agreement_elsewhere(model, program, samples, tolerance)
-    return Proof(samples=comparison, batch_sizes=BATCH_SIZES)
+        at_sizes.append(AtSizes(sizes=sizes, comparison=comparison))
+    comparison = _compare(question, program, question.samples, tolerance)
+    _require_agreement(comparison, tolerance)
+    _require_agreement_elsewhere(question, program, tolerance)
+    return Proof(
+        samples=comparison,
+        at_sizes=tuple(at_sizes),
+        batch_invariance=_require_batch_invariance(question, program, tolerance),
+    )
 
 
 def _compare(
-    model: Callable[..., object],
+    question: Question,
     program: Callable[..., object],
     inputs: Sequence[torch.Tensor],
     tolerance: Tolerance,
 ) -> Comparison:
     try:
-        expected = list(run(model, inputs).values())
+        expected = list(run(question.model, inputs).values())
     except Exception as error:
+        shapes = ", ".join(str(list(each.shape)) for each in inputs)
         raise ExportError(
-            f"the model itself fails with a batch of {len(inputs[0])}: "
+            f"the model itself fails with a batch of {len(inputs[0])} (inputs of {shapes}): "
             f"{type(error).__name__}: {error}"
         ) from error
     try:
         got = list(run(program, inputs).values())
     except Exception as error:  # noqa: BLE001  # a program that fails is one that disagrees
         return _failed(len(inputs[0]), error)
-    return compare(expected, got, tolerance)
+    return compare(expected, got, tolerance.scaled(expected))
 
 
 def _require_agreement_elsewhere(
-    model: Callable[..., object],
-    program: Callable[..., object],
-    samples: Sequence[torch.Tensor],
-    tolerance: Tolerance,
+    question: Question, program: Callable[..., object], tolerance: Tolerance
 ) -> None:
     """On inputs that are unlike the samples, where the model takes such."""
-    turned = [-each if each.dtype.is_floating_point else each for each in samples]
+    turned = [-each if each.dtype.is_floating_point else each for each in question.samples]
     try:
-        comparison = _compare(model, program, turned, tolerance)
+        comparison = _compare(question, program, turned, tolerance)
     except ExportError:  # of the model: they are made up, and need not be what it takes
         return
     if not comparison.agrees:
@@ -151,6 +179,27 @@ def _require_agreement_elsewhere(
             f"turned: {comparison.detail}. A branch of forward() that depends on values has been "
             "recorded as it went; use method='script' (--method script), torch.where or torch.cond"
         )
+
+
+def _require_batch_invariance(
+    question: Question, program: Callable[..., object], tolerance: Tolerance
+) -> Comparison:
+    """Each sample alone, and all together: the server puts strangers into one batch."""
+    together = question.inputs({BATCH: max(2, len(question.samples[0]))})
+    alone = [
+        list(run(program, [each[place : place + 1] for each in together]).values())
+        for place in range(len(together[0]))
+    ]
+    expected = [torch.cat(parts) for parts in zip(*alone, strict=True)]
+    got = list(run(program, together).values())
+    comparison = compare(expected, got, tolerance.scaled(expected))
+    if not comparison.agrees:
+        raise ExportError(
+            "an answer depends on the other samples of its batch, and a server puts requests of "
+            f"different clients into one: {comparison.detail}. Look for means, norms or sums over "
+            "the batch in forward()"
+        )
+    return comparison
 
 
 def _failed(num_rows: int, error: Exception) -> Comparison:
@@ -167,7 +216,7 @@ def _failed(num_rows: int, error: Exception) -> Comparison:
     )
 
 
-def _require_agreement(comparison: Comparison) -> None:
+def _require_agreement(comparison: Comparison, tolerance: Tolerance) -> None:
     if not comparison.agrees:
         raise ExportError(
             "the program does not compute what the model computes: worst is "
@@ -175,3 +224,16 @@ def _require_agreement(comparison: Comparison) -> None:
             f"{comparison.max_rel_error:.3g} relative over {comparison.num_samples} samples. "
             "Look for branches, randomness or state in forward(), or allow more with tolerance"
         )
+    top1 = comparison.top1_agreement
+    if top1 is not None and top1 < tolerance.top1:
+        named = ", ".join(map(str, comparison.other_top1[:_MAX_NAMED]))
+        raise ExportError(
+            f"the program puts another class in front for {len(comparison.other_top1)} of "
+            f"{comparison.num_samples} samples ({named}), and {tolerance.top1:.0%} must agree; use "
+            "more bits, better samples to calibrate on, or allow less agreement (--top1)"
+        )
+
+
+def _sizes(sizes: Mapping[str, int]) -> str:
+    others = [f"{name} {size}" for name, size in sizes.items() if name != BATCH]
+    return " and ".join([f"a batch of {sizes[BATCH]}", *others])

@@ -7,6 +7,7 @@
     machine.py     what a measurement holds for
     optimizer.py   builds, checks and times candidates, and chooses
 
+    archive_candidates.py   programs that an archive has beside the served one
     compiled.py             a model as a library of machine code
     compiled_candidates.py  which of these there are
     library_store.py        libraries by archive and machine, on disk

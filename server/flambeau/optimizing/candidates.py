@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Call: TypeAlias = Callable[..., Any]
 """Takes a model's inputs, gives its outputs."""
 
+NARROW_SHARE: Final = 0.03  # see `optimizer.py`
 AS_EXPORTED: Final = "as exported"
 
 
@@ -36,6 +37,7 @@ class Candidate:
         name: What people read, and the memory of choices keeps.
         build: Makes it; raises whatever PyTorch does when the model has no such form.
         is_narrow: Whether it computes with fewer bits than the model.
+        share: How far a narrow form may be from the model, of the largest output.
         differs_by_size: Whether batches of another size run other code, so that each size has to be
             compared.
         discard: Called when it computes something else, or cannot be built.
@@ -44,6 +46,7 @@ class Candidate:
     name: str
     build: Callable[[], Call]
     is_narrow: bool = False
+    share: float = NARROW_SHARE
     differs_by_size: bool = False
     discard: Callable[[], None] = lambda: None
 

@@ -6,7 +6,8 @@ What is chosen computes, on every sample, what the model computes as it was expo
   keeps 24 bits, 6e-8; folding a batch norm and adding up in another order cost a deep net some of
   them, never this many.
 - `auto`: the same, or, for candidates in bfloat16, within 3 % of the largest output and with the
-  same class in front. Bfloat16 keeps 8 bits, 0.4 %, and rounds after every layer.
+  same class in front. Bfloat16 keeps 8 bits, 0.4 %, and rounds after every layer. Programs that an
+  archive has in fewer bits are held to what the export held them to, and to the class.
 
 A candidate also has to be worth its memory, a second copy of the weights.
 """
@@ -38,15 +39,15 @@ from flambeau.optimizing.compiled_candidates import CompiledCandidates
 from flambeau.optimizing.machine import describe_machine
 from flambeau.optimizing.remembered import RememberedChoice
 from flambeau.optimizing.stopwatch import turns_s
-from flambeau.parity import Tolerance, compare
-from flambeau.self_check import SelfCheck, largest_number
+from flambeau.parity import Tolerance, compare, largest_number
+from flambeau.self_check import SelfCheck
 
 if TYPE_CHECKING:
     from flambeau.messages import OptimizeWish
+    from flambeau.optimizing.archive_candidates import ArchiveCandidates
 
 logger = logging.getLogger(__name__)
 
-_NARROW_SHARE: Final = 0.03
 _SAFE_SHARE: Final = 1e-5
 _SAFE_RTOL: Final = 1e-4
 _MIN_SPEED_UP: Final = 1.05  # for less, the weights stay shared and the memory free
@@ -90,6 +91,7 @@ class Optimizer:
         wish: OptimizeWish,
         num_threads: int,
         find_candidates: FindCandidates = candidates_for,
+        archive: ArchiveCandidates | None = None,
     ) -> None:
         """An optimizer that has done nothing yet.
 
@@ -99,6 +101,7 @@ class Optimizer:
             wish: What may be done.
             num_threads: The most threads one operation may use; 1 or more.
             find_candidates: The forms that there are of a model.
+            archive: The programs that its archive has beside it.
         """
         self._handler = handler
         self._check = check
@@ -106,6 +109,7 @@ class Optimizer:
         self._num_threads = num_threads
         self._model = handler.model
         self._find_candidates = find_candidates
+        self._archive = archive
         self._compiled = CompiledCandidates(
             wish, device=check.device, max_batch_size=check.max_batch_size
         )
@@ -117,7 +121,7 @@ class Optimizer:
         self._batch_sizes = check.batch_sizes
         # once there is a choice
         self._choice = Choice(candidate=AS_EXPORTED)
-        self._is_narrow = False
+        self._allowed_share = 0.0
         self._remark = ""
         # what was measured; empty when an earlier start did
         self.findings: list[Finding] = []
@@ -168,7 +172,7 @@ class Optimizer:
 
     def with_tolerance(self, check: SelfCheck) -> SelfCheck:
         """The check, allowing what the chosen form is allowed."""
-        return replace(check, allowed_share=_NARROW_SHARE if self._is_narrow else 0.0)
+        return replace(check, allowed_share=self._allowed_share)
 
     def remember(self) -> None:
         """Keep the choice for later starts: it has been compared with the record."""
@@ -183,7 +187,8 @@ class Optimizer:
         """
         self._handler.call_in_place_of_model(None)
         self._choice = Choice(candidate=AS_EXPORTED, batch_s=self._choice.batch_s)
-        self.is_remembered = self._is_narrow = False
+        self.is_remembered = False
+        self._allowed_share = 0.0
         self._remark = f": {reason}"
 
     def _model_inputs(self, batch_size: int) -> list[Any] | None:
@@ -215,7 +220,9 @@ class Optimizer:
     def _candidates(self) -> dict[str, Candidate]:
         level, device = self._wish.level, self._check.device
         inputs = self._example_inputs
+        archive = self._archive
         found = [
+            *(() if archive is None else archive.of(self._model, inputs, level=level)),
             *self._compiled.of(self._model, inputs),
             *graph_candidates(
                 self._model,
@@ -241,7 +248,7 @@ class Optimizer:
                 logger.info("%s is measured again: %s", candidate.name, _reason(error))
                 self._handler.call_in_place_of_model(None)
                 return False
-            self._is_narrow = candidate.is_narrow
+            self._allowed_share = _allowed_share(candidate)
         self._choice = choice
         return True
 
@@ -258,7 +265,7 @@ class Optimizer:
         self.findings += [Finding(candidate=name, refused=why) for name, why in refused.items()]
         best = rivals[chosen]
         self._put_in_place(best)
-        self._is_narrow = best.candidate is not None and best.candidate.is_narrow
+        self._allowed_share = _allowed_share(best.candidate)
         return Choice(
             candidate=chosen,
             batch_s=self._batch_s() if self._is_on_cpu else 0.0,
@@ -379,7 +386,7 @@ class Optimizer:
         return sorted({1, max(1, min(size, self._check.max_batch_size))})
 
     def _tolerance(self, outputs: tuple[torch.Tensor, ...], candidate: Candidate) -> Tolerance:
-        share = _NARROW_SHARE if candidate.is_narrow else _SAFE_SHARE
+        share = candidate.share if candidate.is_narrow else _SAFE_SHARE
         return Tolerance(atol=share * max(1.0, largest_number(outputs)), rtol=_SAFE_RTOL)
 
     def _time(self, rivals: dict[str, Checked], until: float) -> None:
@@ -448,6 +455,10 @@ def _with_noise(check: SelfCheck) -> SelfCheck:
             tensor = tensor + spread * torch.randn(tensor.shape, generator=generator).to(tensor)
         inputs.append(tensor)
     return replace(check, samples=replace(samples, inputs=tuple(inputs)))
+
+
+def _allowed_share(candidate: Candidate | None) -> float:
+    return candidate.share if candidate is not None and candidate.is_narrow else 0.0
 
 
 def _is_batch(value: object, batch_size: int) -> bool:

@@ -132,7 +132,7 @@ def test_an_exported_program_computes_what_the_model_computes(tmp_path: Path, me
     assert report.digest == digest(report.path)
     assert report.parity.agrees
     assert report.parity.top1_agreement == 1.0
-    assert report.batch_sizes == (1, 2, 7)
+    assert report.batch_sizes == (1, 2, 7, 16)
     assert report.seconds > 0
     program = exported(report.path, tmp_path / "model")
     for num_rows in (1, 3, 40):
@@ -195,12 +195,20 @@ def test_the_parity_file_holds_numbers_and_digests(tmp_path: Path) -> None:
     weights = (tmp_path / "model" / "model.pt").read_bytes()
     assert parity["verdict"] == "pass"
     assert parity["num_samples"] == 5
-    assert parity["batch_sizes"] == [1, 2, 7]
-    assert parity["tolerance"] == {"atol": 1e-3, "rtol": 1e-2}
-    assert 0 <= parity["mean_abs_error"] <= parity["max_abs_error"] <= 1e-5
-    assert parity["top1_agreement"] == 1.0
+    assert parity["tolerance"] == {"atol": 1e-3, "rtol": 1e-2, "share": 0.0, "top1": 0.0}
     assert parity["samples_sha256"] == hashlib.sha256(samples).hexdigest()
-    assert parity["weights_sha256"] == hashlib.sha256(weights).hexdigest()
+    assert parity["torch_version"] == str(torch.__version__)
+    (program,) = parity["programs"]
+    assert program["sha256"] == hashlib.sha256(weights).hexdigest()
+    described = [program[key] for key in ("file", "target", "precision", "verdict")]
+    assert described == ["model.pt", "torchscript", "fp32", "pass"]
+    assert program["tolerance"] == parity["tolerance"]
+    assert [entry["batch"] for entry in program["sizes"]] == [1, 2, 7, 16]
+    for entry in (program, *program["sizes"]):
+        assert 0 <= entry["mean_abs_error"] <= entry["max_abs_error"] <= 1e-5
+        assert entry["max_rel_error"] == 0
+        assert entry["top1_agreement"] == 1.0
+    assert program["batch_invariance"]["max_abs_error"] <= 1e-5
 
 
 def test_lineage_tells_what_was_stated_and_what_made_it(tmp_path: Path) -> None:
@@ -369,7 +377,7 @@ def test_a_refused_overwrite_keeps_the_old_archive(tmp_path: Path) -> None:
 
 def test_a_model_that_needs_one_batch_size_is_blamed_itself(tmp_path: Path) -> None:
     model = Returning(lambda x: x.reshape(4, 3))
-    with pytest.raises(ExportError, match="the model itself fails with a batch of 1: RuntimeError"):
+    with pytest.raises(ExportError, match=r"fails with a batch of 1 \(inputs of \[1, 3\]\): Run"):
         flambeau.export(model, torch.ones(4, 3), name="m", version="1", path=tmp_path)
 
 
@@ -460,7 +468,9 @@ def test_the_summary_of_an_export_tells_where_it_comes_from(tmp_path: Path) -> N
         "model_name             digits",
         "input    image float32 (batch, 1, 8, 8)",
         "output   output_0 float32 (batch, 10)",
-        "verdict                pass",
+        "5 samples, compared with torch",
+        "model.pt  torchscript  fp32 ",
+        "at batch 1, 2, 7, 16",
         "git_commit             abc",
         "    seed                 3",
         "model.pt",

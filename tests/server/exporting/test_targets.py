@@ -67,7 +67,7 @@ def test_a_program_of_each_kind_computes_what_the_model_computes(
     model = Scorer()
     report = export(model, inputs(1), tmp_path, target=target, samples=inputs(6))
     assert read_manifest(report.path).serialized_file == FILES[target]
-    assert report.batch_sizes == (1, 2, 7)
+    assert report.batch_sizes == (1, 2, 7, 16)
     assert [item.dtype for item in report.signature.inputs] == ["int64", "float32"]
     assert model.training  # as it was
     unpack(report.path, tmp_path / "unpacked")

@@ -116,5 +116,7 @@ def _note_reply(reply: Reply, version: ModelVersion, call: Call) -> None:
     """What HTTP says in headers: which version answered, and the status the handler chose."""
     if version.version.isascii() and version.version.isprintable():  # versions are free text
         call.trailers["x-model-version"] = version.version
+    if version.shown_digest:
+        call.trailers["x-archive-digest"] = version.shown_digest
     if reply.status != 200:
         call.trailers["x-status"] = str(reply.status)
