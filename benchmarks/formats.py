@@ -27,9 +27,9 @@ from benchmarks.tables import table
 from benchmarks.workloads import lenet, text
 from flambeau import torchscript
 from flambeau.errors import FlambeauError
-from flambeau.exporting.options import Target
+from flambeau.exporting.options import Precision, Target
+from flambeau.exporting.precision import in_precision
 from flambeau.exporting.program import program_format
-from flambeau.optimizing.narrow import Narrow
 from training.models import resnet18
 
 Call: TypeAlias = Callable[..., Any]
@@ -44,6 +44,14 @@ which the forms take turns. Times are shares of eager PyTorch's, so less is fast
 largest difference from its outputs, by the largest of these.
 
 """
+NAMES = {
+    (Target.TORCHSCRIPT, Precision.FP32): "TorchScript",
+    (Target.TORCH_EXPORT, Precision.FP32): "torch.export",
+    (Target.AOT_INDUCTOR, Precision.FP32): "AOTInductor",
+    (Target.ONNX, Precision.FP32): "ONNX Runtime",
+    (Target.TORCHSCRIPT, Precision.BF16): "TorchScript, bf16",
+    (Target.AOT_INDUCTOR, Precision.BF16): "AOTInductor, bf16",
+}
 BATCH_SIZES = (1, 8, 32)
 NUM_TOKENS = 64
 CPU = torch.device("cpu")
@@ -167,34 +175,22 @@ def forms_of(subject: Subject, directory: Path) -> tuple[list[Form], dict[str, s
     """Eager first; then those that can be made, and for the others the reason."""
     forms = [Form(name="eager", call=subject.model, num_bytes=None)]
     missing: dict[str, str] = {}
-    example = subject.inputs(2)
-    for target, name in _NAMES.items():
-        form = program_format(target, method=None)
-        path = directory / f"{target.value}-{form.file_name}"
+    for (target, precision), name in NAMES.items():
         _say(f"{subject.name}: {name}")
+        form = program_format(target, method=None)
+        path = directory / f"{target.value}-{precision.value}-{form.file_name}"
         try:
             with torch.inference_mode(mode=False):
-                form.save(subject.model, example, path)
+                form.save(in_precision(subject.model, precision), subject.inputs(2), path)
             call = form.load(path, device=CPU)
         except FlambeauError as error:
             missing[name] = str(error)
             continue
-        size = path.stat().st_size
-        forms.append(Form(name=name, call=call, num_bytes=size))
-        if target is Target.TORCHSCRIPT:
+        forms.append(Form(name=name, call=call, num_bytes=path.stat().st_size))
+        if target is Target.TORCHSCRIPT:  # what a server makes of it
             frozen = torchscript.fused(torchscript.frozen(torchscript.load(path, device=CPU)))
-            forms.append(Form(name="TorchScript, frozen and fused", call=frozen, num_bytes=None))
-            narrow = Narrow(torchscript.frozen(torchscript.load(path, device=CPU)), device=CPU)
-            forms.append(Form(name="bfloat16", call=narrow, num_bytes=None))
+            forms.append(Form(name=f"{name}, frozen and fused", call=frozen, num_bytes=None))
     return forms, missing
-
-
-_NAMES = {
-    Target.TORCHSCRIPT: "TorchScript",
-    Target.TORCH_EXPORT: "torch.export",
-    Target.AOT_INDUCTOR: "AOTInductor",
-    Target.ONNX: "ONNX Runtime",
-}
 
 
 def _times_ms(
