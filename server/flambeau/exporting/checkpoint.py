@@ -112,7 +112,7 @@ def export_checkpoint(
         extra_files=extra_files,
         model_config=model_config,
         lineage={
-            "checkpoint": {"file": checkpoint.name, "sha256": _digest(checkpoint)},
+            "checkpoint": {"file": checkpoint.name, "sha256": digest_of(checkpoint)},
             "trained_with_torch": content.get("torch_version"),
             **{key: content.get(key) for key in _LINEAGE},
             "model": spec,
@@ -170,12 +170,12 @@ def _spec(
     if not spec:
         raise ExportError(
             f"{path} does not say what makes its model; name a function or class that does "
-            "(--factory module:function)"
+            "(--factory module:function; a folder of Hugging Face needs none: --hugging-face)"
         )
     return spec if kwargs is None else {**spec, "kwargs": dict(kwargs)}
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
     """sha256 of a file; of a directory, of its files' names and digests."""
     if path.is_file():
         return digest(path)

@@ -31,6 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="REPOSITORY:MODEL",
         help="a model of a torch.hub repository: a directory with hubconf.py, or OWNER/NAME[:REF]",
     )
+    source.add_argument(
+        "--hugging-face",
+        type=Path,
+        metavar="FOLDER",
+        help="a model of transformers: config.json and model.safetensors",
+    )
     parser.add_argument(
         "--factory",
         metavar="MODULE:FUNCTION",
@@ -43,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--samples",
         type=Path,
         metavar="FILE",
-        help="inputs to compare on: .safetensors, its tensors in the order of their names, or .npy",
+        help="inputs to compare on: .safetensors, its tensors in the order of their names (of "
+        "Hugging Face: named as the model's arguments), or .npy",
     )
     parser.add_argument(
         "--input",
@@ -123,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
     from flambeau.exporting.checkpoint import export_checkpoint  # noqa: PLC0415
     from flambeau.exporting.dims import DynamicDim  # noqa: PLC0415
     from flambeau.exporting.hub import export_hub  # noqa: PLC0415
-    from flambeau.exporting.inputs import read_samples  # noqa: PLC0415
+    from flambeau.exporting.hugging_face import export_hugging_face  # noqa: PLC0415
     from flambeau.parity import Tolerance  # noqa: PLC0415
 
     here = str(Path.cwd())
@@ -149,15 +156,29 @@ def run(args: argparse.Namespace) -> int:
         "top1": args.top1,
         "description": args.description,
         "overwrite": args.force,
-        "samples": read_samples(args.samples, shapes=args.input),
+        "samples": _read_inputs(args),
         "factory_kwargs": _read_arguments(args.factory_args),
     }
-    if args.hub is not None:
+    if args.hugging_face is not None:
+        if options.pop("factory_kwargs") is not None or args.factory is not None:
+            raise ExportError("--hugging-face knows what makes its model; leave --factory out")
+        report = export_hugging_face(args.hugging_face, **options)
+    elif args.hub is not None:
         report = export_hub(args.hub, **options)
     else:
         report = export_checkpoint(args.checkpoint, factory=args.factory, **options)
     print(describe_report(report))
     return 0
+
+
+def _read_inputs(args: argparse.Namespace) -> Any:  # noqa: ANN401  # what the source's export takes
+    from flambeau.exporting.hugging_face import read_named_samples  # noqa: PLC0415  # as above
+    from flambeau.exporting.inputs import read_samples  # noqa: PLC0415  # as above
+
+    is_named = args.samples is not None and args.samples.suffix == ".safetensors"
+    if args.hugging_face is not None and is_named and not args.input:
+        return read_named_samples(args.samples)
+    return read_samples(args.samples, shapes=args.input)
 
 
 def describe_report(report: ExportReport) -> str:
