@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -265,6 +266,71 @@ def test_a_listed_file_is_checked_without_any_signature(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"entry 'handler\.py' has SHA-256"):
         unpack(tmp_path / "model", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
+
+
+def test_an_archive_directory_without_metadata_is_signed(
+    tmp_path: Path, key: SigningKey, trust: Trust
+) -> None:
+    (path := tmp_path / "model").mkdir()
+    (path / "handler.py").write_text("x = 1")
+    (path / "empty").mkdir()
+    assert sign_archive(path, key) == [key.key_id]
+    assert verify_archive(path, trust).is_trusted
+    assert sorted(each.name for each in (path / "MAR-INF").iterdir()) == [
+        "files.json",
+        "files.signatures.json",
+    ]
+
+
+def test_a_list_that_nobody_has_signed_yet_is_signed(
+    tmp_path: Path, key: SigningKey, trust: Trust
+) -> None:
+    path = tmp_path / "digits.mar"
+    write_archive(path, manifest=MANIFEST, files=FILES, digests=True)
+    file_list = read_file(path, FILES_PATH)
+    assert sign_archive(path, key) == [key.key_id]
+    assert read_file(path, FILES_PATH) == file_list
+    assert verify_archive(path, trust).is_trusted
+
+
+def test_what_is_verified_is_unpacked_nowhere_else_and_removed(
+    tmp_path: Path, key: SigningKey, trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make(tmp_path)
+    sign_archive(path, key)
+    (scratch := tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    before = sorted(tmp_path.rglob("*"))
+    verify_archive(path, trust)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+class MeddlingKey(SigningKey):
+    """Signs, and changes the archive at the same time."""
+
+    archive: Path
+
+    def sign(self, file_list: bytes) -> bytes:
+        content = self.archive.read_bytes()
+        self.archive.write_bytes(content.replace(b"weightsweights", b"WeightsWeights", 1))
+        return super().sign(file_list)
+
+
+def test_an_archive_that_changes_while_it_is_signed_is_not_written(
+    tmp_path: Path, key: SigningKey
+) -> None:
+    path = make(tmp_path, "tgz")
+    sign_archive(path, key)  # it is not deflated any more
+    make_key(tmp_path / "meddling.pem")
+    meddling = MeddlingKey.read(tmp_path / "meddling.pem")
+    assert isinstance(meddling, MeddlingKey)
+    meddling.archive = path
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(
+        ArchiveError, match=r"entry 'model\.pt' changed while it was read; try again"
+    ):
+        sign_archive(path, meddling)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_an_archive_that_cannot_be_signed_stays_as_it_is(tmp_path: Path, key: SigningKey) -> None:

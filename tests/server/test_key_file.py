@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from flambeau.config import ServeConfig
 from flambeau.errors import ConfigError
 from flambeau.key_file import KeyFile, Tokens
+from flambeau.testing import Fault, FaultyDisk
 from flambeau.tokens import KeyRing, Role, Verdict
 
 
@@ -162,3 +164,81 @@ def test_a_renewal_that_cannot_be_written_leaves_the_old_key(tmp_path: Path) -> 
         asyncio.run(tokens.renew(Role.INFERENCE))
     assert tokens.keys.check(old.text.encode(), Role.INFERENCE) is Verdict.VALID
     assert tokens.keys.newest(Role.INFERENCE) is old
+
+
+def test_it_is_json_that_people_can_read(tmp_path: Path) -> None:
+    file = KeyFile(tmp_path / "keys.json")
+    file.write({"API": {"key": "k"}})
+    assert file.path.read_text() == '{\n  "API": {\n    "key": "k"\n  }\n}\n'
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    """At each step of it."""
+    path, sound = tmp_path / "keys.json", FaultyDisk(1_000_000, Fault.NO_SPACE)
+    KeyFile(path, disk=sound).write({"API": {"key": "old"}})
+    before = path.read_bytes()
+    for step in range(1, len(sound.steps) + 1):
+        with pytest.raises(OSError, match="No space left"):
+            KeyFile(path, disk=FaultyDisk(step, Fault.NO_SPACE)).write({"API": {"key": "new"}})
+        assert path.read_bytes() == before
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_never_written_is_not_removed(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    file = KeyFile(path)
+    path.write_text("another server's")
+    file.remove()
+    assert path.read_text() == "another server's"
+
+
+def test_it_stays_the_same_file_when_the_directory_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = KeyFile(Path("keys.json"))
+    monkeypatch.chdir("/")
+    file.write({})
+    assert file.path == tmp_path / "keys.json"
+    assert file.path.is_file()
+
+
+def test_keys_end_after_the_minutes_of_the_configuration(tmp_path: Path) -> None:
+    before = time.time()
+    with Tokens.opened(config(tmp_path / "keys.json", token_expiration_min=0.5)) as tokens:
+        assert tokens is not None
+        ends_at = tokens.keys.newest(Role.INFERENCE).ends_at
+        assert ends_at is not None
+        assert before + 30 <= ends_at <= time.time() + 30
+
+
+def test_that_keys_are_asked_for_or_were_renewed_is_logged_without_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="flambeau.key_file")
+    path = tmp_path / "keys.json"
+    with Tokens.opened(config(path)) as tokens:
+        assert tokens is not None
+        asyncio.run(tokens.renew(Role.MANAGEMENT))
+        text = tokens.keys.newest(Role.MANAGEMENT).text
+    asked, renewed = (vars(record) for record in caplog.records)
+    assert caplog.messages == ["tokens are asked for", "a token was renewed"]
+    assert (asked["key_file"], renewed["role"]) == (str(path), "management")
+    assert text not in str(asked) + str(renewed)
+
+
+def test_a_renewal_goes_on_when_its_caller_leaves(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+
+    async def story(tokens: Tokens) -> None:
+        renewal = asyncio.ensure_future(tokens.renew(Role.INFERENCE))
+        await asyncio.sleep(0)
+        renewal.cancel()
+        await tokens.renew(Role.MANAGEMENT)  # which comes after it
+
+    with Tokens.opened(config(path)) as tokens:
+        assert tokens is not None
+        old = tokens.keys.newest(Role.INFERENCE).text.encode()
+        asyncio.run(story(tokens))
+        assert tokens.keys.check(old, Role.INFERENCE) is Verdict.UNKNOWN
+        assert json.loads(path.read_text()) == tokens.keys.document()

@@ -97,6 +97,70 @@ def test_what_is_put_back_goes_before_the_most_urgent() -> None:
     assert waiting.take(now=1.0) == [high]
 
 
+def test_of_several_that_are_put_back_the_most_urgent_goes_first() -> None:
+    waiting = queue(batch=3)
+    low, high = put(waiting, "low"), put(waiting, "high")
+    assert waiting.take(now=0.0) == [low, high]
+    one_by_one = queue()
+    newer = put(one_by_one, "high")
+    one_by_one.put_back([low, high], now=5.0)
+    assert [one_by_one.take(now=5.0) for _ in range(3)] == [[high], [low], [newer]]
+
+
+def test_what_was_put_back_and_taken_has_no_privilege_left() -> None:
+    waiting = queue()
+    low = put(waiting, "low")
+    assert waiting.take(now=0.0) == [low]
+    waiting.put_back([low], now=0.0)
+    assert waiting.discard(low)
+    assert not waiting.discard(low)
+    waiting.put(low, now=0.0)
+    high = put(waiting, "high")
+    assert waiting.take(now=0.0) == [high]
+    assert waiting.take(now=0.0) == [low]
+
+
+def test_a_batch_of_equals_leaves_in_the_order_they_came() -> None:
+    waiting = queue(batch=2)
+    items = [put(waiting, "low", now=float(place)) for place in range(5)]
+    assert [waiting.take(now=9.0) for _ in range(3)] == [items[:2], items[2:4], items[4:]]
+
+
+def test_it_waits_as_other_queues_do() -> None:
+    waiting = PriorityQueue(header=HEADER, max_size=9, max_batch_size=2, hold_s=0.5, timeout_s=3.0)
+    item = put(waiting, "high", now=1.0)
+    assert waiting.due_at() == 1.5
+    assert waiting.take(now=1.25) == []
+    assert waiting.take(now=1.5) == [item]
+    assert waiting.timeout_s == 3.0
+    delayed = PriorityQueue(header=HEADER, max_size=9, max_batch_size=2, max_delay_s=0.25)
+    assert (delayed.max_delay_s, delayed.hold_s, delayed.timeout_s) == (0.25, 0.0, 0.0)
+    assert (delayed.max_size, delayed.max_batch_size) == (9, 2)
+    plain = queue()
+    assert (plain.hold_s, plain.max_delay_s, plain.timeout_s) == (0.0, 0.0, 0.0)
+
+
+def test_only_the_header_that_was_named_counts() -> None:
+    waiting = queue()
+    made = make_request(b"")
+    headers = [("priority", "urgent"), (HEADER, "low"), (HEADER, "high")]
+    sent = InferenceRequest(request_id="id", headers=headers, inputs=made.inputs)
+    item = PendingRequest(sent, 0.0, lambda _: None)
+    assert waiting.refusal(item) is None
+    waiting.put(item, now=0.0)
+    usual = put(waiting, None)
+    assert waiting.take(now=0.0) == [usual]
+
+
+def test_nobody_is_displaced_while_there_is_room() -> None:
+    waiting = queue(size=2)
+    put(waiting, "low")
+    put(waiting, "high")
+    assert waiting.take_displaced() == []
+    with pytest.raises(AssertionError, match="without asking refusal"):
+        waiting.put(request("low"), now=0.0)
+
+
 @given(
     st.lists(st.tuples(st.sampled_from([*LEVELS, "take", "discard"]), st.floats(0, 1)), max_size=60)
 )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flambeau.archive import list_files, read_file, read_manifest, unpack
 from flambeau.errors import ArchiveError
 from flambeau.manifest import MANIFEST_PATH, Manifest
-from flambeau.tar_entries import TarEntry, checked_entries, contents, tar_stream
+from flambeau.tar_entries import TarEntry, TarStream, checked_entries, contents, tar_stream
 from flambeau.unpack_limits import UnpackLimits
 
 MANIFEST = Manifest(model_name="digits", handler="base_handler")
@@ -124,6 +124,9 @@ CORPUS: dict[str, tuple[bytes, str]] = {
     "character device": (tar([special("digits/a", tarfile.CHRTYPE)]), "special"),
     "setuid": (tar([special("digits/a", tarfile.REGTYPE, mode=0o4755)]), "setuid"),
     "sticky directory": (tar([special("digits/a", tarfile.DIRTYPE, mode=0o1777)]), "setuid"),
+    "setgid": (tar([special("digits/a", tarfile.REGTYPE, mode=0o2755)]), "setuid, setgid or"),
+    "sparse file": (tar([special("digits/a", tarfile.GNUTYPE_SPARSE)]), "is a link or special"),
+    "directory with data": (claiming(512, kind=tarfile.DIRTYPE) + ZEROS[:1024], "claims 512 bytes"),
     "twice": (tar([("digits/a", b"x"), ("digits/a", b"y")]), "twice"),
     "twice without the top": (tar([("digits/a", b"x"), ("other/a", b"y")]), "twice"),
     "file and directory": (tar([("digits/a", b"x"), ("digits/a/b", b"y")]), "is a file and also"),
@@ -221,3 +224,94 @@ def test_a_damaged_archive_is_refused_or_unpacks_unharmed(
         assert [item.name for item in root.iterdir()] == ["digits.tar.gz"]
     else:
         assert files(root / "model") == CONTENT
+
+
+def refused(stream: bytes, limits: UnpackLimits | None = None) -> str:
+    """Why a gzip file is refused when its entries are listed."""
+    limits = limits or UnpackLimits()
+    with (
+        pytest.raises(ArchiveError) as caught,
+        tar_stream(io.BytesIO(stream), limits) as opened,
+    ):
+        checked_entries(opened, limits)
+    return str(caught.value)
+
+
+def end_of(data: bytes, limits: UnpackLimits) -> int:
+    """The last offset that may be asked for."""
+    stream = TarStream(io.BytesIO(data), limits)
+    with pytest.raises(ArchiveError, match="which is too much for its size") as caught:
+        stream.seek(1 << 60)
+    end = int(str(caught.value).split()[5])
+    assert str(caught.value).startswith(f"it inflates to more than {end} bytes, ")
+    with pytest.raises(ArchiveError):
+        stream.seek(end + 1)
+    stream.seek(end)
+    assert stream.read(min(end - stream.tell(), 1 << 20)) == b""
+    with pytest.raises(ArchiveError):
+        stream.read(end - stream.tell() + 1)
+    stream.close()
+    return end
+
+
+def test_how_much_is_inflated_is_bounded_by_the_limits_and_by_the_size_of_the_file() -> None:
+    data = gzip.compress(bytes(5000))
+    limits = UnpackLimits(max_total_bytes=100_000, max_entries=3)
+    assert end_of(data, limits) == 100_000 + 3 * (32_768 + 512)
+    limits = UnpackLimits(max_total_bytes=1 << 40, max_ratio=3)
+    assert end_of(data, limits) == (10 << 20) + 3 * len(data)
+
+
+def test_a_piece_of_the_stream_is_a_mebibyte_at_most() -> None:
+    stream = TarStream(io.BytesIO(gzip.compress(bytes(2 << 20))), UnpackLimits())
+    assert stream.read(1 << 20) == bytes(1 << 20)
+    assert stream.read(0) == b""
+    assert stream.tell() == 1 << 20
+    for size in (-1, (1 << 20) + 1):
+        with pytest.raises(ArchiveError, match=f"a header in it claims {size} bytes"):
+            stream.read(size)
+    stream.close()
+    with pytest.raises(ValueError, match="closed file"):
+        stream.read(1)
+
+
+def test_names_are_read_to_the_size_of_a_header() -> None:
+    for size, says in ((32_768, "in a part; at most 255 fit"), (32_769, "claims 33280 bytes")):
+        name = claiming(size, kind=tarfile.GNUTYPE_LONGNAME) + b"n" * size + bytes(-size % 512)
+        assert says in refused(gzip.compress(name + tar([("a", b"x")])))
+
+
+def test_a_gzip_file_that_does_not_fit_its_checksum_is_damaged() -> None:
+    sound = gzip.compress(tar(MEMBERS))
+    broken = sound[:-8] + bytes([sound[-8] ^ 1]) + sound[-7:]
+    assert refused(broken).startswith("not a sound tar.gz file (CRC check failed")
+    assert refused(sound[:-8]).startswith("not a sound tar.gz file (Compressed file ended")
+
+
+def test_entries_tell_where_their_bytes_are_and_are_read_in_turns() -> None:
+    bodies = [bytes([number]) * 1_500_000 for number in (1, 2)]
+    data = tar([special("m/d", tarfile.DIRTYPE), ("m/d/a", bodies[0]), ("m/d/b", bodies[1])])
+    with tar_stream(io.BytesIO(gzip.compress(data)), UnpackLimits()) as stream:
+        directory, *files_there = checked_entries(stream, UnpackLimits())
+        assert directory == TarEntry(name="d", is_dir=True, data_at=512, size_bytes=0)
+        for entry, body in zip(files_there, bodies, strict=True):
+            assert data[entry.data_at : entry.data_at + entry.size_bytes] == body
+        first, second = (contents(stream, entry) for entry in files_there)
+        pieces = list(zip(first, second, strict=True))
+    assert [b"".join(each) for each in zip(*pieces, strict=True)] == bodies
+
+
+def test_bytes_behind_the_end_are_found_wherever_they_are() -> None:
+    for gap in (0, 3 << 20):
+        said = refused(gzip.compress(tar(MEMBERS) + bytes(gap) + b"x"))
+        assert said.startswith("an entry's header is damaged, or other bytes follow the archive")
+
+
+def test_entries_and_bytes_over_the_limits_are_told_with_the_limit() -> None:
+    data = gzip.compress(tar(MEMBERS))
+    assert refused(data, UnpackLimits(max_entries=2)).startswith("it has more than 2 entries, ")
+    total = sum(map(len, CONTENT.values()))
+    said = refused(data, UnpackLimits(max_total_bytes=total - 1))
+    assert said.startswith(f"the files take {total} bytes unpacked; at most {total - 1} are")
+    with tar_stream(io.BytesIO(data), UnpackLimits()) as stream:
+        assert len(checked_entries(stream, UnpackLimits(max_total_bytes=total))) == 3
