@@ -188,10 +188,17 @@ class TrainConfig:
         device: `auto` takes a GPU where there is one.
         precision: Lightning Fabric's names; `bf16-mixed` is faster on GPUs since Ampere, `16-mixed`
             (with scaled losses) on those before, and not for CPUs.
+        strategy: How the model is spread over processes: `single` needs one, `ddp` keeps it whole
+            on each, `fsdp` leaves each a share of every weight and of what the optimizer knows of
+            it; `deepspeed` does so on GPUs; `auto` is `single` or `ddp`.
+        zero_stage: What `deepspeed` shares out: 1 the optimizer's state, 2 gradients as well, 3
+            weights as well.
         compile: Whether torch.compile fuses the model's kernels, which takes a minute at first.
         num_threads: CPU threads per process; 0 takes one per core. On a busy machine many are slow.
             The bits of a result depend on it.
         keep: How many of the last checkpoints stay; the best stays anyway.
+        async_save: Whether the next epoch trains while a checkpoint is written. A crash then may
+            lose the last epoch that was finished, and no other.
         log_every_steps: How often the loss is read back from the device, checked and logged.
         log_gradients: Whether the norm of each parameter's gradient goes to TensorBoard, too.
         profile_steps: So many steps, after the first two of the run, are traced to `trace.json`.
@@ -208,9 +215,12 @@ class TrainConfig:
     accumulate: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    strategy: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = "auto"
+    zero_stage: Annotated[int, Range(1, 3)] = 2
     compile: bool = False
     num_threads: Annotated[int, Range(0)] = 0
     keep: Count = 3
+    async_save: bool = False
     log_every_steps: Count = 20
     log_gradients: bool = False
     profile_steps: Annotated[int, Range(0)] = 0

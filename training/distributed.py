@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import torch.distributed as dist
 from lightning_fabric import Fabric
 
 from flambeau.errors import ConfigError
+from training.strategies import make_strategy
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -24,7 +26,8 @@ def launched(config: TrainConfig) -> Generator[Fabric, None, None]:
     """A Fabric that has joined its peers, if `torchrun` or `fabric run` started several.
 
     Raises:
-        ConfigError: `device=cuda` or `precision=16-mixed` without a GPU.
+        ConfigError: `device=cuda` or `precision=16-mixed` without a GPU, or a strategy that does
+            not fit.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', and torch sees no GPU; use device=auto or device=cpu")
@@ -39,12 +42,15 @@ def launched(config: TrainConfig) -> Generator[Fabric, None, None]:
     # its processes join their peers when Fabric is made.
     by_fabric_run = "LT_CLI_USED" in os.environ
     num_local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    num_nodes = int(os.environ.get("WORLD_SIZE", "1")) // num_local
+    num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    strategy = make_strategy(config, accelerator=accelerator, num_processes=num_processes)
+    meet_anew()
     joined_before = dist.is_initialized()
     fabric = Fabric(
         accelerator="auto" if by_fabric_run else accelerator,
         devices="auto" if by_fabric_run else num_local,
-        num_nodes=1 if by_fabric_run else num_nodes,
+        num_nodes=1 if by_fabric_run else num_processes // num_local,
+        strategy=strategy,
         precision=None if config.precision == "32-true" else config.precision,
     )
     if not by_fabric_run:
@@ -54,6 +60,28 @@ def launched(config: TrainConfig) -> Generator[Fabric, None, None]:
     finally:
         if dist.is_initialized() and not joined_before:
             dist.destroy_process_group()
+
+
+def meet_anew() -> None:
+    """Let ranks that `torchrun` started again meet elsewhere than those before them.
+
+    Its agent keeps one store for all attempts, in which ranks find the addresses of those that are
+    gone (https://github.com/pytorch/pytorch/issues/135712). On several machines, attempts have no
+    number that all know; there, TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 before `torchrun` helps.
+    """
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    is_shared = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if attempt == "0" or not is_shared or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agents = dist.TCPStore(host, port, is_master=False)  # type: ignore[attr-defined]  # it has it
+    key = f"flambeau/port/{attempt}"
+    if os.environ["RANK"] == "0":
+        with socket.socket() as free:
+            free.bind(("", 0))
+            agents.set(key, str(free.getsockname()[1]))
+    os.environ["MASTER_PORT"] = agents.get(key).decode()
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # rank 0 opens one of its own there
 
 
 def gather_rng_states(states: RngStates, *, fabric: Fabric) -> list[RngStates]:

@@ -74,12 +74,19 @@ class ProgressReport:
             self._next_line_at = time.monotonic() + _LINE_EVERY_S
             self.line(f"epoch {epoch}  step {self._step}/{self._num_steps}  {status}")
 
-    def epoch(self, epoch: int, row: Mapping[str, float]) -> None:
-        """Print the line of a finished epoch."""
+    def epoch(self, epoch: int, row: Mapping[str, float], *, save_s: float) -> None:
+        """Print the line of a finished epoch.
+
+        Args:
+            epoch: From 1.
+            row: Of `metrics.csv`.
+            save_s: How long training stood still for its checkpoint.
+        """
         self.line(
             f"epoch {epoch:3d}  loss {row['train_loss']:.4f}  accuracy {row['train_accuracy']:.4f}"
             f"  val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}"
             f"  {row['samples_per_s']:,.0f} samples/s, {row['data_wait']:.0%} waiting for data"
+            f", {1000 * save_s:,.0f} ms saving"
         )
 
     def line(self, text: str) -> None:

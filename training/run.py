@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric.utilities import move_data_to_device
+from lightning_fabric.strategies.deepspeed import DeepSpeedStrategy
 
 from flambeau.errors import ConfigError
 from training.checkpoint import Checkpoint, Checkpoints, load
 from training.config import TrainConfig
+from training.continuing import check_same
 from training.determinism import rng_states, set_rng_states
 from training.distributed import gather_rng_states
-from training.errors import CheckpointError, DataError
-from training.settings import flatten
+from training.errors import CheckpointError
+from training.strategies import model_state, optimizer_state, restore_model, restore_optimizer
+from training.zero import drop_shards, load_shards, save_shards
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -31,27 +33,9 @@ if TYPE_CHECKING:
 
     from training.data import DataSet
     from training.models import ModelSpec
+    from training.saving import Saving
 
 NUM_SAMPLES = 16  # held-out inputs in a checkpoint, for verifying what is made of it
-
-# Settings that may differ between a run and its continuation: they do not change what a step does,
-# but for `epochs`, which stretches the schedule and has to be changed to train on.
-_FREE = frozenset(
-    {
-        "output",
-        "resume",
-        "epochs",
-        "device",
-        "keep",
-        "log_every_steps",
-        "log_gradients",
-        "patience",
-        "profile_steps",
-        "data.download",
-        "data.root",
-        "data.num_workers",
-    }
-)
 
 
 @dataclass(kw_only=True)
@@ -67,7 +51,7 @@ class Run:
         metrics: Of the last epoch done; empty before the first.
         best: The metrics of the best epoch; empty before the first.
         num_stale: Epochs since the best one.
-        last_path: The last good checkpoint; None before the first.
+        last_path: The last good checkpoint, perhaps still being written; None before the first.
     """
 
     # for the life of the run
@@ -80,6 +64,7 @@ class Run:
     scheduler: LambdaLR
     averaged: AveragedModel | None
     checkpoints: Checkpoints
+    saving: Saving
     git_commit: str | None
     # until the next step or epoch
     epoch: int = 0
@@ -99,8 +84,12 @@ class Run:
         """Whether so many epochs have passed without a better one that it should end."""
         return 0 < self.config.patience <= self.num_stale
 
-    def resume(self) -> None:
+    def resume(self, *, steps_per_epoch: int) -> None:
         """Continue where `config.resume` says; at the start if there is nothing to continue.
+
+        Args:
+            steps_per_epoch: With as many processes as there are now; where the schedule goes on, if
+                there were more or fewer.
 
         Raises:
             ConfigError: The output belongs to another run, or settings have changed since.
@@ -112,13 +101,22 @@ class Run:
         if self.last_path is None:
             return
         checkpoint = load(self.last_path)
-        self._check_same(checkpoint)
-        self.evaluated.load_state_dict(checkpoint["model_state_dict"])
+        check_same(
+            self.config,
+            checkpoint,
+            path=self.last_path,
+            data_digest=self.data.digest,
+            fabric=self.fabric,
+        )
+        if isinstance(self.fabric.strategy, DeepSpeedStrategy):
+            load_shards(self.fabric.strategy, self.last_path)
+        else:
+            restore_model(self.evaluated, checkpoint["model_state_dict"])
+            restore_optimizer(self.optimizer, checkpoint["optimizer_state_dict"])
         if self.averaged is not None:
-            assert "training_state_dict" in checkpoint  # `_check_same` looks at ema_decay
-            self.model.load_state_dict(checkpoint["training_state_dict"])
+            assert "training_state_dict" in checkpoint  # `check_same` looks at ema_decay
+            restore_model(self.model, checkpoint["training_state_dict"])
             self.averaged.n_averaged.fill_(checkpoint["step"])
-        self.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
         self.scheduler.load_state_dict(checkpoint["scheduler_state_dict"])
         self.epoch, self.step = checkpoint["epoch"], checkpoint["step"]
         self.metrics, self.best = checkpoint["metrics"], checkpoint["best"]
@@ -126,12 +124,17 @@ class Run:
         self.fabric.strategy.precision.load_state_dict(checkpoint.get("precision_state_dict", {}))
         if self.fabric.global_rank < len(checkpoint["rng_states"]):  # else there are more ranks now
             set_rng_states(checkpoint["rng_states"][self.fabric.global_rank])
+        if len(checkpoint["rng_states"]) != self.fabric.world_size:
+            self.step = self.epoch * steps_per_epoch
+            self.scheduler.last_epoch = self.step - 1
+            self.scheduler.step()
 
     def finish_epoch(self, metrics: dict[str, float]) -> None:
         """Count an epoch and keep what it learnt: rank 0 writes, the others wait.
 
         Raises:
-            CheckpointError: It cannot be written; the one before is still there.
+            CheckpointError: It cannot be written, or the one before could not; earlier ones are
+                still there.
         """
         self.epoch += 1
         self.metrics = metrics
@@ -139,10 +142,14 @@ class Run:
         if not self.best or _score(metrics) > _score(self.best):
             self.best, self.num_stale = metrics, 0
         checkpoint = self._checkpoint()
+        path = self.checkpoints.path(self.epoch)
+        if isinstance(self.fabric.strategy, DeepSpeedStrategy):
+            save_shards(self.fabric.strategy, path)
         if self.fabric.is_global_zero:
-            self.checkpoints.save(checkpoint)
+            self.saving.save(checkpoint)
+            drop_shards(self.checkpoints.directory, keep=[*self.checkpoints.paths(), path])
         self.fabric.barrier()
-        self.last_path = self.checkpoints.path(self.epoch)
+        self.last_path = path
 
     def _checkpoint(self) -> Checkpoint:
         held_out = self.data.val
@@ -150,8 +157,8 @@ class Run:
         checkpoint: Checkpoint = {
             "epoch": self.epoch,
             "step": self.step,
-            "model_state_dict": move_data_to_device(self.evaluated.state_dict(), "cpu"),
-            "optimizer_state_dict": move_data_to_device(self.optimizer.state_dict(), "cpu"),
+            "model_state_dict": model_state(self.evaluated, fabric=self.fabric),
+            "optimizer_state_dict": optimizer_state(self.optimizer, fabric=self.fabric),
             "scheduler_state_dict": self.scheduler.state_dict(),
             "precision_state_dict": self.fabric.strategy.precision.state_dict(),
             "rng_states": gather_rng_states(rng_states(), fabric=self.fabric),
@@ -172,8 +179,7 @@ class Run:
             "sample_labels": torch.tensor([label for _, label in samples]),
         }
         if self.averaged is not None:
-            state = move_data_to_device(self.model.state_dict(), "cpu")
-            checkpoint["training_state_dict"] = state
+            checkpoint["training_state_dict"] = model_state(self.model, fabric=self.fabric)
         return checkpoint
 
     def _find(self) -> Path | None:
@@ -188,22 +194,6 @@ class Run:
                 "it with resume=auto, or choose another output"
             )
         return None if resume == "never" else Path(resume)
-
-    def _check_same(self, checkpoint: Checkpoint) -> None:
-        now = flatten(self.config.to_mapping())
-        then = flatten(TrainConfig.from_mapping(checkpoint["config"]).to_mapping())
-        for key in now.keys() - _FREE:
-            if now[key] != then[key]:
-                raise ConfigError(
-                    f"{key} is {now[key]}, but {self.last_path} was trained with {then[key]}; "
-                    "set it back, or choose another output to start over"
-                )
-        if checkpoint["data_digest"] != self.data.digest:
-            raise DataError(
-                f"the data is not what {self.last_path} was trained on (sha256 "
-                f"{self.data.digest[:12]}, then {checkpoint['data_digest'][:12]}); choose another "
-                "output to start over"
-            )
 
 
 @contextmanager

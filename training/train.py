@@ -44,10 +44,12 @@ from training.distributed import broadcast_buffers, launched
 from training.errors import DataError, NonFiniteLoss
 from training.logs import RunLog
 from training.models import fit_statistics, model_spec, rebuild
-from training.optim import averaged_over_steps, make_optimizer, make_scheduler
+from training.optim import averaged_over_steps, make_scheduler
 from training.progress import ProgressReport
 from training.run import Run, alone_in, git_commit
+from training.saving import Saving
 from training.settings import flatten
+from training.strategies import set_up
 from training.totals import Totals, mean_over_ranks
 from training.watching import GradientNorms, StepTrace, Waited
 
@@ -127,17 +129,19 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
         spec = model_spec(config.model, data)
         model = rebuild(spec)
         fit_statistics(model, data)
-        optimizer = make_optimizer(model, config.optimizer)
+        if config.compile:
+            model.compile()
+        averaged = averaged_over_steps(model, decay=config.optimizer.ema_decay)
+        placed_model, placed_optimizer, optimizer = set_up(
+            model, averaged, config.optimizer, fabric=fabric
+        )
         scheduler = make_scheduler(
             optimizer, config.schedule, steps_per_epoch=steps_per_epoch, num_steps=num_steps
         )
-        if config.compile:
-            model.compile()
-        placed_model, placed_optimizer = fabric.setup(model, optimizer)
-        averaged = averaged_over_steps(model, decay=config.optimizer.ema_decay)
         weight_K = fabric.to_device(class_weights(data, kind=config.data.class_weights))
         seed_all(config.seed + rank)  # from here on ranks differ: in what dropout drops
 
+        checkpoints = Checkpoints(config.output / "checkpoints", keep=config.keep)
         run = Run(
             config=config,
             fabric=fabric,
@@ -147,10 +151,11 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
             optimizer=optimizer,
             scheduler=scheduler,
             averaged=averaged,
-            checkpoints=Checkpoints(config.output / "checkpoints", keep=config.keep),
+            checkpoints=checkpoints,
+            saving=stack.enter_context(Saving(checkpoints, in_background=config.async_save)),
             git_commit=git_commit(),
         )
-        run.resume()
+        run.resume(steps_per_epoch=steps_per_epoch)
         progress = stack.enter_context(
             ProgressReport(num_steps=num_steps, done=run.step, enabled=fabric.is_global_zero)
         )
@@ -230,7 +235,13 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
             data_wait = batches.seconds / _since(epoch_started_at)
 
             # Validation: once over the held-out samples.
-            val_totals = evaluate(run.evaluated, val_loader, fabric=fabric)
+            val_totals = evaluate(
+                run.evaluated,
+                val_loader,
+                fabric=fabric,
+                num_calls=math.ceil(math.ceil(len(data.val) / num_ranks) / config.batch_size),
+                spare=data.val[0][0],
+            )
             metrics = {
                 "train_loss": totals.loss,
                 "train_accuracy": totals.accuracy,
@@ -250,15 +261,18 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
             }
             if log is not None:
                 log.epoch(row)  # before the checkpoint, after which nobody would write it again
+            save_began_at = time.monotonic()
             run.finish_epoch(metrics)
-            progress.epoch(epoch, row)
+            progress.epoch(epoch, row, save_s=_since(save_began_at))
 
-        # What to know about the best model: one rank tells.
+        # What to know about the best model: one rank tells, with a model that is not sharded.
+        run.saving.wait()
         if log is not None and run.checkpoints.best_path.exists():
             best = load(run.checkpoints.best_path)
-            run.evaluated.load_state_dict(best["model_state_dict"])
+            best_model = rebuild(best["model"])
+            best_model.load_state_dict(best["model_state_dict"])
             matrix_KK = confusion(
-                run.evaluated,
+                best_model.to(fabric.device),
                 DataLoader(data.val, batch_size=config.batch_size),
                 num_classes=len(data.classes),
                 device=fabric.device,
@@ -277,14 +291,23 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: DataLoader[tuple[Tensor, int]], *, fabric: Fabric) -> Totals:
+def evaluate(
+    model: nn.Module,
+    loader: DataLoader[tuple[Tensor, int]],
+    *,
+    fabric: Fabric,
+    num_calls: int,
+    spare: Tensor,
+) -> Totals:
     """Loss and accuracy over all ranks' samples.
 
     Args:
-        model: Not wrapped for its peers: ranks may have different numbers of batches, and a wrapped
-            model waits for the others in each.
+        model: Not wrapped for its peers.
         loader: This rank's samples.
         fabric: The peers.
+        num_calls: Batches of the rank that has most. All ranks call the model as often, for a
+            sharded one is put together by all of them in each call.
+        spare: An input to call it with when there are none left.
     """
     model.eval()
     broadcast_buffers(model, fabric=fabric)
@@ -294,6 +317,8 @@ def evaluate(model: nn.Module, loader: DataLoader[tuple[Tensor, int]], *, fabric
         with fabric.autocast():
             logits_BK = model(x).float()
         totals.add(logits_BK, labels_B, loss=F.cross_entropy(logits_BK, labels_B))
+    for _ in range(num_calls - len(loader)):
+        model(fabric.to_device(spare.unsqueeze(0)))
     totals.reduce()
     return totals
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile, schedule
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Waited(Generic[T]):
 class GradientNorms:
     """The norm of each parameter's gradient after the last backward pass, by hooks on parameters.
 
-    Among several ranks it is this rank's, before they are averaged.
+    Among several ranks it is this rank's, before they are averaged; of a sharded gradient, after.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -65,7 +66,8 @@ class GradientNorms:
 
     def _note(self, name: str, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        self._norms[name] = parameter.grad.detach().norm()
+        norm = parameter.grad.detach().norm()
+        self._norms[name] = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 class StepTrace(AbstractContextManager["StepTrace"]):

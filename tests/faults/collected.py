@@ -39,6 +39,8 @@ NODES: tuple[str, ...] = (
     "tests/server/test_state_recovery.py",
     "tests/training/test_checkpoint.py",
     "tests/training/test_kills.py",
+    "tests/training/test_strategies.py::test_a_sharded_run_that_is_resumed_equals_one_that_was_not",
+    "tests/training/test_strategies.py::test_ranks_that_die_are_started_again_and_end_as_if_they_had_not",
     "tests/training/test_train.py::test_a_resumed_run_equals_one_that_was_not_interrupted",
     "tests/training/test_train.py::test_ctrl_c_exits_130_with_the_last_checkpoint_usable",
     "tests/server/test_hostile_archives.py",

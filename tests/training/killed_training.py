@@ -1,12 +1,14 @@
 """A program that trains in processes of its own and kills them.
 
-    killed_training.py random DIRECTORY NUM_KILLS SEED
-    killed_training.py steps DIRECTORY
+    killed_training.py DIRECTORY NUM_KILLS SEED
 
-`random` trains once undisturbed, in DIRECTORY/whole, and once with `kill -9` at random moments, in
-DIRECTORY/killed; it prints, for each kill, the last epoch that was reported before it and the epoch
-that resuming finds after it. `steps` saves three checkpoints in a directory for each step that a
-disk takes for that, killed before the step or after it, and prints the same.
+It trains once undisturbed, in DIRECTORY/whole. Then it does two things, `random` and `steps`, for
+checkpoints that are written `at_once` and for those written `in_background`, and prints a line for
+each kill: thing, way, the last epoch that was reported before, the epoch that resuming finds after.
+
+`random` trains again, in DIRECTORY/WAY/killed, with `kill -9` at random moments. `steps` saves some
+checkpoints in a directory for each step that a disk takes for that, killed before the step or after
+it.
 
 Processes are forked: PyTorch is imported once, and nothing is computed before the fork.
 """
@@ -31,6 +33,7 @@ import torch
 from flambeau.testing import Fault, FaultyDisk
 from training.checkpoint import Checkpoint, Checkpoints
 from training.config import DataConfig, ModelConfig, OptimizerConfig, TrainConfig
+from training.saving import Saving
 from training.train import train
 
 if TYPE_CHECKING:
@@ -38,14 +41,16 @@ if TYPE_CHECKING:
 
 EPOCHS_PER_KILL = 5
 NUM_SAVES = 2
+WAYS = ("at_once", "in_background")
 _LONGEST_PAUSE_S = 0.05  # an epoch takes about half of it
 
 
-def config(output: Path, *, num_kills: int) -> TrainConfig:
+def config(output: Path, *, num_kills: int, in_background: bool = False) -> TrainConfig:
     """A run that draws random numbers in each step, and saves several times a second."""
     return TrainConfig(
         output=output,
         resume="auto",
+        async_save=in_background,
         epochs=EPOCHS_PER_KILL * num_kills,
         batch_size=16,
         num_threads=1,
@@ -112,10 +117,11 @@ def found(checkpoints: Checkpoints) -> int:
     return 0 if newest is None else newest[1]["epoch"]
 
 
-def at_random(directory: Path, *, num_kills: int, seed: int) -> Iterator[tuple[int, int]]:
+def at_random(
+    directory: Path, *, num_kills: int, seed: int, in_background: bool
+) -> Iterator[tuple[int, int]]:
     """What each kill came upon: the epoch reported before, and the one found after."""
-    trained(config(directory / "whole", num_kills=num_kills))
-    settings = config(directory / "killed", num_kills=num_kills)
+    settings = config(directory / "killed", num_kills=num_kills, in_background=in_background)
     checkpoints = Checkpoints(settings.output / "checkpoints", keep=settings.keep)
     chance = random.Random(seed)
     reported = 0
@@ -125,18 +131,17 @@ def at_random(directory: Path, *, num_kills: int, seed: int) -> Iterator[tuple[i
     trained(settings)
 
 
-def at_each_step(directory: Path) -> Iterator[tuple[int, int]]:
+def at_each_step(
+    directory: Path, checkpoint: Checkpoint, *, in_background: bool
+) -> Iterator[tuple[int, int]]:
     """The same of a process that only saves, killed at one step of the disk after the other."""
-    (directory / "model").mkdir()
-    trained(config(directory / "model", num_kills=1))
-    newest = Checkpoints(directory / "model" / "checkpoints", keep=1).newest()
-    assert newest is not None
     for after in (False, True):
         for step in itertools.count(1):
             place = directory / f"{'after' if after else 'before'}-{step}"
-            place.mkdir()
+            place.mkdir(parents=True)
             disk = FaultyDisk(step, Fault.KILL, after=after)
-            pid, reading = forked(partial(save_some, place, newest[1], disk))
+            saving = Saving(Checkpoints(place, keep=1, disk=disk), in_background=in_background)
+            pid, reading = forked(partial(save_some, saving, checkpoint))
             with os.fdopen(reading, "rb") as printed:
                 reported = printed.read().split()
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -145,27 +150,32 @@ def at_each_step(directory: Path) -> Iterator[tuple[int, int]]:
             yield int(reported[-1]) if reported else 0, found(Checkpoints(place, keep=1))
 
 
-def save_some(directory: Path, checkpoint: Checkpoint, disk: FaultyDisk) -> None:
+def save_some(saving: Saving, checkpoint: Checkpoint) -> None:
     """Save a few epochs, each better than the one before, and report each."""
-    checkpoints = Checkpoints(directory, keep=1, disk=disk)
-    for epoch in range(1, NUM_SAVES + 1):
-        metrics = checkpoint["metrics"] | {"val_accuracy": epoch / NUM_SAVES}
-        checkpoints.save({**checkpoint, "epoch": epoch, "metrics": metrics, "best": metrics})
-        print(epoch, flush=True)
+    with saving:
+        for epoch in range(1, NUM_SAVES + 1):
+            metrics = checkpoint["metrics"] | {"val_accuracy": epoch / NUM_SAVES}
+            saving.save({**checkpoint, "epoch": epoch, "metrics": metrics, "best": metrics})
+            print(epoch, flush=True)
 
 
 def main() -> None:
     """See above."""
     torch.set_num_threads(1)
-    match sys.argv[1:]:
-        case ["random", directory, num_kills, seed]:
-            seen = at_random(Path(directory), num_kills=int(num_kills), seed=int(seed))
-        case ["steps", directory]:
-            seen = at_each_step(Path(directory))
-        case _:
-            sys.exit(__doc__)
-    for reported, epoch in seen:
-        print(reported, epoch, flush=True)
+    directory, num_kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    trained(config(directory / "whole", num_kills=num_kills))
+    newest = Checkpoints(directory / "whole" / "checkpoints", keep=1).newest()
+    assert newest is not None
+    for way in WAYS:
+        kinds = {
+            "random": at_random(
+                directory / way, num_kills=num_kills, seed=seed, in_background=way == WAYS[1]
+            ),
+            "steps": at_each_step(directory / way, newest[1], in_background=way == WAYS[1]),
+        }
+        for kind, seen in kinds.items():
+            for reported, epoch in seen:
+                print(kind, way, reported, epoch, flush=True)
 
 
 if __name__ == "__main__":

@@ -277,33 +277,6 @@ def test_ctrl_c_exits_130_with_the_last_checkpoint_usable(
     assert list((tmp_path / "checkpoints").glob(".*")) == []
 
 
-@pytest.mark.slow
-def test_two_processes_under_torchrun_equal_one_with_batches_of_both(tmp_path: Path) -> None:
-    settings = [*IRIS, "epochs=2", "device=cpu", "optimizer.name=sgd", "optimizer.lr=0.02"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    command += ["-m", "tests.training.equal_gradients", *settings, "batch_size=20"]
-    result = subprocess.run(
-        [*command, f"output={tmp_path / 'two'}"],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("epoch   2") == 1  # rank 0 alone reports
-    assert result.stderr.count("equal gradients") == 2 * 6 * 6  # ranks, steps, parameters
-    two = load(tmp_path / "two" / "checkpoints" / "epoch-00002.pt")
-    assert len(two["rng_states"]) == 2
-    assert two["step"] == 6  # 120 samples, two ranks, batches of 20, two epochs
-
-    whole = [*settings, "batch_size=40", f"output={tmp_path / 'one'}"]
-    one = load(train(read_config(None, overrides=whole)).last_checkpoint)
-    assert one["loss"] == pytest.approx(two["loss"], abs=1e-6)
-    for name, weights in one["model_state_dict"].items():
-        torch.testing.assert_close(weights, two["model_state_dict"][name], atol=1e-6, rtol=0)
-
-
 def test_tables_are_not_moved_or_turned() -> None:
     with pytest.raises(ConfigError, match=r"data\.name=tabular has none"):
         DataConfig(name="tabular", max_shift=0.1)
