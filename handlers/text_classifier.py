@@ -5,6 +5,9 @@ The body is text in UTF-8, or a JSON string. The answer has all classes, in the 
     curl -H 'content-type: text/plain' -d 'Stocks fell on Monday' .../predictions/news
     {"World": 0.02, "Sports": 0.01, "Business": 0.95, "Sci/Tec": 0.02}
 
+An archive that `training/` has made brings `tokenizer.json`, which makes tokens as in training; the
+model takes their numbers, (B, T), with 0 behind the end of a text. Otherwise, words are tokens:
+
 The text loses HTML and accents, is written in lower case and without short forms and punctuation,
 and becomes single words and pairs of neighbours. The archive's vocabulary turns those into numbers:
 `vocab.txt` with one token per line, `vocab.json`, or TorchServe's `source_vocab.pt`. The model is
@@ -32,6 +35,7 @@ from flambeau.explanations import word_importances
 from flambeau.padding import calls_by_length, padded
 from flambeau.sample_handler import Sample, SampleHandler
 from flambeau.text_input import TextInput
+from flambeau.tokenizer import PADDING_ID, Tokenizer, read_tokenizer
 from flambeau.vocabulary import Vocabulary, read_vocabulary
 from flambeau.weights import pickled
 
@@ -51,11 +55,13 @@ class TextClassifier(SampleHandler):
     Attributes:
         ngrams: The most neighbouring words that make one token, unless the YAML says otherwise.
         text_input: What the YAML says.
+        tokenizer: Of the archive, if it has one; then there are no n-grams and no vocabulary.
         source_vocab: Numbers by token.
     """
 
     ngrams: int = 2
     text_input: TextInput = TextInput()
+    tokenizer: Tokenizer | None = None
     source_vocab: Vocabulary
 
     def initialize(self, context: Context) -> None:
@@ -67,8 +73,12 @@ class TextClassifier(SampleHandler):
         elif mapping is not None:
             raise ConfigError(f"handler.text is {mapping!r}; write keys such as `ngrams: 1`")
         self.ngrams = self.text_input.ngrams or self.ngrams
+        model_dir = Path(context.system_properties["model_dir"])
+        self.tokenizer = read_tokenizer(model_dir)
+        if self.tokenizer is not None:
+            return
         self.source_vocab = read_vocabulary(
-            Path(context.system_properties["model_dir"]),
+            model_dir,
             name=self.manifest.get("model", {}).get("sourceVocab"),
             allow_pickle=pickled.is_allowed(self.model_yaml_config),
         )
@@ -86,6 +96,8 @@ class TextClassifier(SampleHandler):
     def decode(self, row: Row, idx: int) -> Sample:
         """One text's numbers, int64, (N,)."""
         words = self._text(row, idx)
+        if self.tokenizer is not None:
+            return (torch.tensor(self.tokenizer.encode(words)),)
         return (torch.tensor(self.source_vocab.indices(self.tokens(words))),)
 
     def _text(self, row: Row, idx: int) -> str:
@@ -111,18 +123,37 @@ class TextClassifier(SampleHandler):
         call_cost = self.text_input.call_cost
         if call_cost is None and self.device.type == "cpu":
             call_cost = CALL_COST
-        if call_cost is None or not self.text_input.padded:
+        if call_cost is None or not self._is_cut_by_length():
             return super().calls(samples)
         return calls_by_length([len(row) for (row,) in samples], call_cost=call_cost)
 
     def collate(self, samples: Sequence[Sample]) -> tuple[Any, ...]:
         """All numbers in one row, and where each text begins; or, padded, tokens and mask."""
         rows = [row for (row,) in samples]
+        if self.tokenizer is not None:
+            return (self._filled(rows),)
         if self.text_input.padded:
             stoi = self.source_vocab.stoi
             return padded(rows, filler=stoi.get("<pad>", stoi.get("[PAD]", 0)))
         lengths = torch.tensor([0, *(len(row) for row in rows[:-1])])
         return torch.cat(rows), lengths.cumsum(0)
+
+    def _is_cut_by_length(self) -> bool:
+        """Whether the model computes less for shorter texts that share a call."""
+        if self.tokenizer is not None:
+            return self._length() is None
+        return self.text_input.padded
+
+    def _length(self) -> int | None:
+        """The only one that the program takes; None if it takes any."""
+        shape = () if self.signature is None else self.signature.inputs[0].shape
+        return shape[1] if len(shape) > 1 else None
+
+    def _filled(self, rows: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Texts side by side, (B, T), as long as the longest or as the program wants them."""
+        tokens_BT, _ = padded(rows, filler=PADDING_ID)
+        missing = (self._length() or 0) - tokens_BT.shape[1]
+        return torch.nn.functional.pad(tokens_BT, (0, max(0, missing)), value=PADDING_ID)
 
     def postprocess(self, data: Any) -> list[dict[str, float]]:  # noqa: ANN401  # models vary
         """Logits, (B, C), to probabilities by label."""
@@ -130,7 +161,22 @@ class TextClassifier(SampleHandler):
 
     def get_insights(self, tensor_data: Any, raw_data: Any, target: int) -> list[Any]:  # noqa: ANN401, ARG002
         """How much each token adds to the score of one class."""
+        if self.tokenizer is not None:
+            return [self._token_importances(self.tokenizer, tensor_data, target)]
         tokens, beside = tensor_data  # one text's, padded or not
         importances = word_importances(self.model, tokens, beside, target=target)
         words = [self.source_vocab.itos.get(index, "<unk>") for index in tokens.flatten().tolist()]
         return [{"importances": importances.tolist(), "words": words}]
+
+    def _token_importances(
+        self, tokenizer: Tokenizer, tokens_1T: torch.Tensor, target: int
+    ) -> dict[str, Any]:
+        importances = word_importances(
+            self.model, tokens_1T, target=target, padding_index=PADDING_ID
+        )
+        ids: list[int] = tokens_1T.flatten().tolist()
+        num_tokens = sum(index != PADDING_ID for index in ids)
+        return {
+            "importances": importances[:num_tokens].tolist(),
+            "words": [tokenizer.tokens[index] for index in ids[:num_tokens]],
+        }

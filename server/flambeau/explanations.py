@@ -87,7 +87,11 @@ def input_importances(
 
 
 def word_importances(
-    model: torch.nn.Module, tokens: torch.Tensor, *further: torch.Tensor, target: int
+    model: torch.nn.Module,
+    tokens: torch.Tensor,
+    *further: torch.Tensor,
+    target: int,
+    padding_index: int | None = None,
 ) -> torch.Tensor:
     """How much each token of one text adds to the score of class `target`.
 
@@ -98,9 +102,11 @@ def word_importances(
         tokens: int64, (N,) or (1, N), what the model takes first.
         *further: The model's further inputs.
         target: The class, of an output (1, C).
+        padding_index: The number behind the end of a text, which stays what it is; None takes the
+            layer's, if it knows one.
 
     Returns:
-        float32, (N,).
+        float32, (N,); 0 of padding.
 
     Raises:
         HandlerFailed: The model has no such layer.
@@ -116,11 +122,13 @@ def word_importances(
     vectors = weight.detach()[tokens.flatten()]
     # The row that the layer knows as padding has no gradient; with one more, none has to be it.
     rows = torch.arange(len(vectors), device=tokens.device)
-    padding = getattr(layer, "padding_idx", None)
+    padding = getattr(layer, "padding_idx", None) if padding_index is None else padding_index
     if padding is not None:
         rows[rows >= padding] += 1
     table = vectors.new_zeros(len(vectors) + 1, vectors.shape[1])
     table[rows] = vectors
+    if padding_index is not None:
+        rows = torch.where(tokens.flatten() == padding_index, padding_index, rows)
     total = torch.zeros_like(table)
     try:
         for place, share in _points(NUM_STEPS):

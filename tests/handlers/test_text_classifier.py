@@ -222,3 +222,60 @@ def test_settings_that_are_no_mapping_are_refused(tmp_path: Path) -> None:
 def test_an_archive_without_a_vocabulary_does_not_load(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"has no vocabulary \(source_vocab.pt, vocab.json, voc"):
         serve(tmp_path, Sentiment(), handler="text_classifier")
+
+
+class Vowels(torch.nn.Module):
+    """Counts how many tokens are `a` and how many are `b`; padding and unknown count for none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(4, 2, padding_idx=0)
+        with torch.no_grad():
+            self.embedding.weight.copy_(torch.tensor([[0.0, 0], [0, 0], [1, 0], [0, 1]]))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embedding(x).sum(dim=1)  # type: ignore[no-any-return]
+
+
+class Ten(torch.nn.Module):
+    """The same, for ten tokens only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = Vowels().embedding
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.embedding(x.reshape(-1, 10)).sum(dim=1)  # type: ignore[no-any-return]
+
+
+TOKENIZER = json.dumps({"tokens": ["<pad>", "<unk>", "a", "b"], "merges": [], "max_tokens": 10})
+SIGNATURE = json.dumps(
+    {
+        "inputs": [{"name": "x", "dtype": "int64", "shape": [None, 10]}],
+        "outputs": [{"name": "output_0", "dtype": "float32", "shape": [None, 2]}],
+    }
+)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_an_archive_with_a_tokenizer_needs_no_vocabulary(tmp_path: Path, fixed: bool) -> None:  # noqa: FBT001  # a case
+    files = {"tokenizer.json": TOKENIZER} | ({"MAR-INF/signature.json": SIGNATURE} if fixed else {})
+    model = Ten() if fixed else Vowels()
+    instance = serve(tmp_path, model, handler="text_classifier", files=files)
+    texts = ["a", "bbbb", "aXb", "a" * 30]
+    found = [list(answer.values()) for answer in answers(instance, *map(text, texts))]
+    expected = [shares(1, 0), shares(0, 4), shares(1, 1), shares(10, 0)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_an_explanation_has_the_tokens_of_the_text_only(tmp_path: Path) -> None:
+    files = {"tokenizer.json": TOKENIZER, "MAR-INF/signature.json": SIGNATURE}
+    instance = serve(tmp_path, Ten(), handler="text_classifier", files=files)
+    (found,) = explanations(instance, text("baX"), part("0", name="target"))
+    assert found["words"] == ["b", "a", "<unk>"]
+    np.testing.assert_allclose(found["importances"], [0, 1, 0], atol=1e-6)
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"tokenizer\.json is no tokenizer"):
+        serve(tmp_path, Vowels(), handler="text_classifier", files={"tokenizer.json": "{}"})

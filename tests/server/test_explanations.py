@@ -90,3 +90,21 @@ def test_a_model_is_as_it_was_after_a_failure() -> None:
 def test_a_model_without_token_vectors_is_refused() -> None:
     with pytest.raises(HandlerFailed, match="the weight of its layer `embedding`"):
         word_importances(net(), torch.tensor([0]), target=0)
+
+
+def test_padding_has_no_share_and_stays_what_it_is() -> None:
+    model = torch.nn.Sequential()
+    model.embedding = torch.nn.Embedding.from_pretrained(
+        torch.tensor([[0.0, 0], [1, 0], [0, 2]]), freeze=False
+    )
+    seen: list[int] = []
+
+    def forward(tokens: torch.Tensor) -> torch.Tensor:
+        seen.append(int((tokens == 0).sum()))
+        return model.embedding(tokens).sum(dim=1)
+
+    model.forward = forward  # type: ignore[method-assign]
+    tokens = torch.tensor([[2, 1, 0, 0]])
+    found = word_importances(model, tokens, target=1, padding_index=0)
+    torch.testing.assert_close(found, torch.tensor([2.0, 0.0, 0.0, 0.0]))
+    assert set(seen) == {2}

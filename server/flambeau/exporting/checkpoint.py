@@ -8,6 +8,8 @@ else, too, as ours do; what it does not say, or says otherwise, arguments say:
     samples            inputs (N, ...), N of 1 or more, as the model takes them
     classes            labels in the order of the model's classes, or None or missing
     image              what `flambeau.image.ImageTransform` reads, or None or missing
+    tokenizer          what `flambeau.tokenizer.Tokenizer` reads, or None or missing
+    feature_names, categories   a table's columns, and known values by column, or None or missing
     epoch, loss, metrics, config, git_commit, data_digest, torch_version   become lineage
 
 The factory's module is the user's own and imported by its name, never known here.
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,8 @@ from flambeau.exporting.options import Target, chosen
 from flambeau.exporting.payload import DEFAULT_HANDLER
 from flambeau.exporting.weights_file import read_content, weights_in
 from flambeau.image import ImageTransform
+from flambeau.table_columns import COLUMNS_FILE, TableColumns
+from flambeau.tokenizer import PADDING_ID, TOKENIZER_FILE, Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +43,11 @@ if TYPE_CHECKING:
     from flambeau.exporting.dims import DynamicDim
     from flambeau.parity import Tolerance
 
+_HANDLERS = {
+    "tokenizer": "text_classifier",
+    "categories": "table_classifier",
+    "image": "image_classifier",
+}
 _LINEAGE = ("model", "epoch", "loss", "metrics", "config", "git_commit", "data_digest")
 
 
@@ -70,12 +80,14 @@ def export_checkpoint(
 
     The other arguments are those of `export`, but for two things when the checkpoint describes
     images: `handler=None` means `image_classifier`, and how images become tensors is added to
-    `model_config` as `handler.image` unless it is stated there.
+    `model_config` as `handler.image` unless it is stated there. When it has a tokenizer, that goes
+    into the archive, and `handler=None` means `text_classifier`; when it has categories of a table,
+    `columns.json` goes there, and `handler=None` means `table_classifier`.
 
     Raises:
         ExportError: The file is no such checkpoint, its factory cannot be imported or called, the
             weights do not fit, or what `export` raises.
-        ConfigError: The checkpoint's image settings are out of range.
+        ConfigError: The checkpoint's image settings are out of range, or its tokenizer is none.
     """
     for word in [target] if isinstance(target, str) else target:
         chosen(Target, word)
@@ -85,7 +97,9 @@ def export_checkpoint(
     if weights.keys() == content.keys():
         content = {}  # weights, whose names mean nothing to us
     spec = _spec(content, factory=factory, kwargs=factory_kwargs, path=checkpoint)
-    samples = content.get("samples") if samples is None else samples
+    tokenizer = _tokenizer(content)
+    if samples is None:
+        samples = _recorded_samples(content, tokenizer)
     if samples is None:
         raise ExportError(
             f"{checkpoint} has no samples, so there is nothing to compare on; give some "
@@ -106,10 +120,11 @@ def export_checkpoint(
         target=target,
         precisions=precisions,
         dims=dims,
-        handler=handler or (DEFAULT_HANDLER if image is None else "image_classifier"),
+        handler=handler or _usual_handler(content),
         method=method,
         classes=content.get("classes"),
         extra_files=extra_files,
+        extra_content=_input_files(content, tokenizer),
         model_config=model_config,
         lineage={
             "checkpoint": {"file": checkpoint.name, "sha256": digest_of(checkpoint)},
@@ -173,6 +188,41 @@ def _spec(
             "(--factory module:function; a folder of Hugging Face needs none: --hugging-face)"
         )
     return spec if kwargs is None else {**spec, "kwargs": dict(kwargs)}
+
+
+def _usual_handler(content: Mapping[str, Any]) -> str:
+    for key, handler in _HANDLERS.items():
+        if content.get(key):
+            return handler
+    return DEFAULT_HANDLER
+
+
+def _tokenizer(content: Mapping[str, Any]) -> Tokenizer | None:
+    stated = content.get("tokenizer")
+    return Tokenizer.from_mapping(stated) if isinstance(stated, Mapping) else None
+
+
+def _input_files(content: Mapping[str, Any], tokenizer: Tokenizer | None) -> dict[str, bytes]:
+    """What handlers read to make inputs of requests as training did."""
+    files: dict[str, bytes] = {}
+    if tokenizer is not None:
+        text = json.dumps(tokenizer.to_mapping(), ensure_ascii=False) + "\n"
+        files[TOKENIZER_FILE] = text.encode()
+    if categories := content.get("categories"):
+        columns = TableColumns(names=content["feature_names"], categories=categories)
+        files[COLUMNS_FILE] = columns.to_json()
+    return files
+
+
+def _recorded_samples(
+    content: Mapping[str, Any], tokenizer: Tokenizer | None
+) -> torch.Tensor | None:
+    """The checkpoint's samples; of texts, as long as texts may be, as programs fix the length."""
+    samples = content.get("samples")
+    if tokenizer is None or not isinstance(samples, torch.Tensor):
+        return samples
+    missing = tokenizer.max_tokens - samples.shape[1]
+    return torch.nn.functional.pad(samples, (0, missing), value=PADDING_ID)
 
 
 def digest_of(path: Path) -> str:

@@ -97,6 +97,7 @@ def export(
     dims: Sequence[DynamicDim] = (),
     classes: Sequence[str] | None = None,
     extra_files: Sequence[str | Path] = (),
+    extra_content: Mapping[str, bytes] | None = None,
     model_config: Mapping[str, Any] | None = None,
     lineage: Mapping[str, Any] | None = None,
     tolerance: Tolerance | None = None,
@@ -130,6 +131,7 @@ def export(
         dims: Sizes that are open beside the batch, e.g. the length of a text.
         classes: Labels in the order of the model's classes.
         extra_files: Files, which go to the archive's root, and directories, whose content does.
+        extra_content: More files for the root, by name.
         model_config: The model's settings, written as `model-config.yaml`.
         lineage: Where the model comes from, as plain data.
         tolerance: How far the program's outputs may be from the model's; None means `Tolerance()`.
@@ -155,6 +157,7 @@ def export(
         handler=handler or DEFAULT_HANDLER,
         classes=classes,
         extra_files=extra_files,
+        extra_content=extra_content,
         model_config=model_config,
     )
     files[LINEAGE_PATH] = lineage_json(lineage or {}, target=served.target, created_at=created_at)

@@ -56,6 +56,7 @@ def payload(
     classes: Sequence[str] | None,
     extra_files: Sequence[str | Path],
     model_config: Mapping[str, Any] | None,
+    extra_content: Mapping[str, bytes] | None = None,
 ) -> tuple[str, dict[str, Path | bytes]]:
     """The files at the archive's root, without the program.
 
@@ -65,6 +66,7 @@ def payload(
         extra_files: Files, which go to the root, and directories, whose content does.
         model_config: The model's settings; a built-in handler, which answers batches, gets
             `batchSize` from us when they name none.
+        extra_content: More files for the root, by name.
 
     Returns:
         The handler as the manifest names it, and content by name in the archive.
@@ -87,6 +89,8 @@ def payload(
     for extra in map(Path, extra_files):
         for name, path in _files_of(extra):
             _put(files, name, path)
+    for name, content in (extra_content or {}).items():
+        _put(files, name, content)
     return handler_name, files
 
 

@@ -119,6 +119,29 @@ def test_an_image_checkpoint_becomes_an_image_classifier(project: Path) -> None:
     assert report.parity.num_samples == 32
 
 
+def test_a_text_checkpoint_takes_text(project: Path) -> None:
+    tokenizer = {"tokens": ["<pad>", "<unk>", "é"], "merges": [], "max_tokens": 16}
+    samples = torch.randn(40, 10)  # shorter than texts may be
+    report = export(saved(project, image=None, tokenizer=tokenizer, samples=samples), project)
+    assert read_manifest(report.path).handler == "text_classifier"
+    assert json.loads(read_file(report.path, "tokenizer.json") or b"") == tokenizer
+    assert report.signature.inputs[0].shape == (None, 16)
+
+
+def test_a_checkpoint_of_a_table_with_categories_takes_rows_by_name(project: Path) -> None:
+    names = [f"column {number}" for number in range(16)]
+    table = {"feature_names": names, "categories": {"column 3": ["a", "b"]}}
+    report = export(saved(project, image=None, samples=torch.randn(40, 16), **table), project)
+    assert read_manifest(report.path).handler == "table_classifier"
+    columns = json.loads(read_file(report.path, "columns.json") or b"")
+    assert columns == {"names": names, "categories": {"column 3": ["a", "b"]}}
+
+
+def test_a_damaged_tokenizer_is_refused(project: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tokenizer\.tokens is no list"):
+        export(saved(project, tokenizer={"tokens": ["a"]}), project)
+
+
 def test_a_table_checkpoint_becomes_a_tensor_model(project: Path) -> None:
     report = export(saved(project, image=None, classes=None), project)
     manifest = read_manifest(report.path)
