@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from training.config import TrainConfig, read_config
-from training.data import DataSet, load_data
+from training.data import load_data
+from training.splits import DataSet
 
 
 def config_parser(program: str, description: str) -> argparse.ArgumentParser:
@@ -25,4 +26,4 @@ def asked_for(given: argparse.Namespace) -> tuple[TrainConfig, DataSet]:
         DataError: The data is missing or damaged.
     """
     config = read_config(given.config, overrides=given.overrides)
-    return config, load_data(config.data, image=config.image)
+    return config, load_data(config.data, image=config.image, text=config.text)

@@ -1,5 +1,6 @@
 """What to know about a trained model, beside its checkpoints: a model card, and pictures.
 
+    test.json       the scores again, where there is a test split
     card.md         what it is, what it was trained on, how well it does, by class
     confusion.png   what each class is taken for
     curves.png      loss and accuracy by epoch
@@ -10,98 +11,36 @@ Shapes: K = classes; a confusion matrix KK counts samples by true class (rows) a
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
 from training.config import TrainConfig
 from training.errors import TrainingError
+from training.scores import accuracy, class_scores, scores_json
 from training.settings import flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from torch import nn
-
     from training.checkpoint import Checkpoint
-    from training.data import IntArray
+    from training.splits import IntArray
 
 _MANY_CLASSES = 30  # more are not labelled in the picture
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ClassScore:
-    """How well one class is told from the others.
-
-    Attributes:
-        name: Of the class.
-        support: Held-out samples of it.
-        precision: The part of what is taken for it that is; 0 when nothing is.
-        recall: The part of it that is taken for it; 0 when it has no samples.
-    """
-
-    name: str
-    support: int
-    precision: float
-    recall: float
-
-    @property
-    def f1(self) -> float:
-        total = self.precision + self.recall
-        return 2 * self.precision * self.recall / total if total else 0.0
-
-
-@torch.no_grad()
-def confusion(
-    model: nn.Module,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    *,
-    num_classes: int,
-    device: torch.device,
-) -> IntArray:
-    """Count what each class is taken for.
-
-    Args:
-        model: On the device; it is put into evaluation mode.
-        batches: Inputs and class indices.
-        num_classes: K.
-        device: Where to compute.
-
-    Returns:
-        int64, (K, K), by true class and predicted class.
-    """
-    model.eval()
-    counts = torch.zeros(num_classes * num_classes, dtype=torch.int64)
-    for x, labels_B in batches:
-        predicted_B = model(x.to(device)).argmax(dim=1).cpu()
-        counts += torch.bincount(labels_B * num_classes + predicted_B, minlength=len(counts))
-    return counts.reshape(num_classes, num_classes).numpy()
-
-
-def class_scores(matrix_KK: IntArray, classes: Sequence[str]) -> list[ClassScore]:
-    """The scores of every class, in the classes' order."""
-    right_K = np.diag(matrix_KK)
-    precision_K = right_K / np.maximum(1, matrix_KK.sum(axis=0))
-    recall_K = right_K / np.maximum(1, matrix_KK.sum(axis=1))
-    return [
-        ClassScore(name=name, support=int(support), precision=float(p), recall=float(r))
-        for name, support, p, r in zip(
-            classes, matrix_KK.sum(axis=1), precision_K, recall_K, strict=True
-        )
-    ]
-
-
-def write_card(directory: Path, checkpoint: Checkpoint, matrix_KK: IntArray) -> Figure:
-    """Write all three files.
+def write_card(
+    directory: Path, checkpoint: Checkpoint, matrix_KK: IntArray, *, is_test: bool = False
+) -> Figure:
+    """Write these files.
 
     Args:
         directory: Of the run; its `metrics.csv` is drawn.
         checkpoint: The best one, which the card is about.
         matrix_KK: What it makes of the held-out samples.
+        is_test: Whether those are the test split, which had no part in choosing it.
 
     Returns:
         The picture of the matrix, for TensorBoard.
@@ -110,20 +49,23 @@ def write_card(directory: Path, checkpoint: Checkpoint, matrix_KK: IntArray) -> 
         TrainingError: A file cannot be written.
     """
     picture = draw_confusion(matrix_KK, checkpoint["classes"])
+    text = card(checkpoint, matrix_KK, is_test=is_test)
     try:
         picture.savefig(directory / "confusion.png", dpi=120)
         draw_curves(directory / "metrics.csv").savefig(directory / "curves.png", dpi=120)
-        (directory / "card.md").write_text(card(checkpoint, matrix_KK), encoding="utf-8")
+        (directory / "card.md").write_text(text, encoding="utf-8")
+        if is_test:
+            report = scores_json(checkpoint, matrix_KK)
+            (directory / "test.json").write_text(report, encoding="utf-8")
     except OSError as error:
         raise TrainingError(f"cannot write the card in {directory}: {error.strerror}") from error
     return picture
 
 
-def card(checkpoint: Checkpoint, matrix_KK: IntArray) -> str:
+def card(checkpoint: Checkpoint, matrix_KK: IntArray, *, is_test: bool = False) -> str:
     """The model card, in Markdown."""
     config = TrainConfig.from_mapping(checkpoint["config"])
     num_weights = sum(each.numel() for each in checkpoint["model_state_dict"].values())
-    best = checkpoint["metrics"]
     rows = [
         f"| {score.name} | {score.support} | {score.precision:.3f} | {score.recall:.3f} | "
         f"{score.f1:.3f} |\n"
@@ -137,9 +79,7 @@ Classifies into {len(checkpoint["classes"])} classes. Input: {_input(checkpoint)
 
 ## How well
 
-After epoch {checkpoint["epoch"]}, {best["val_accuracy"]:.2%} of {matrix_KK.sum():,} held-out
-samples are right; their loss is {best["val_loss"]:.4f}. They also chose this epoch, so that new
-ones may do a little worse.
+{_how_well(checkpoint, matrix_KK, is_test=is_test)}
 
 | class | samples | precision | recall | F1 |
 |---|---:|---:|---:|---:|
@@ -187,9 +127,30 @@ def draw_curves(path: Path) -> Figure:
     return figure
 
 
+def _how_well(checkpoint: Checkpoint, matrix_KK: IntArray, *, is_test: bool) -> str:
+    best = checkpoint["metrics"]
+    if is_test:
+        return f"""\
+{accuracy(matrix_KK):.2%} of {matrix_KK.sum():,} test samples are right. They had no part in
+training, nor in choosing epoch {checkpoint["epoch"]}, after which {best["val_accuracy"]:.2%} of
+the validation samples were right, with a loss of {best["val_loss"]:.4f}."""
+    return f"""\
+After epoch {checkpoint["epoch"]}, {best["val_accuracy"]:.2%} of {matrix_KK.sum():,} held-out
+samples are right; their loss is {best["val_loss"]:.4f}. They also chose this epoch, so that new
+ones may do a little worse."""
+
+
 def _input(checkpoint: Checkpoint) -> str:
+    if "tokenizer" in checkpoint:
+        tokenizer = checkpoint["tokenizer"]
+        return (
+            f"text, of which {tokenizer['max_tokens']} tokens of {len(tokenizer['tokens'])} count"
+        )
     if checkpoint["feature_names"] is not None:
-        return f"{len(checkpoint['feature_names'])} numbers, in the units of the data"
+        names = checkpoint["feature_names"]
+        num_categories = len(checkpoint.get("categories", ()))
+        also = f", {num_categories} of them numbers of categories" if num_categories else ""
+        return f"{len(names)} numbers, in the units of the data{also}"
     shape = " x ".join(map(str, checkpoint["input"]["shape"]))
     return f"{checkpoint['input']['dtype']}, {shape}"
 

@@ -79,6 +79,8 @@ class Checkpoint(_Always, total=False):
         model: How to make the model that takes the weights.
         image: What `ImageTransform.from_mapping` reads; None for tables.
         feature_names: A table's columns; None for images.
+        tokenizer: What `Tokenizer.from_mapping` reads; of texts only.
+        categories: A table's values that are no numbers, by column; of tables with such only.
         samples: The first held-out inputs, as the model takes them, with the batch first.
         sample_labels: Their class indices, int64.
     """
@@ -86,6 +88,8 @@ class Checkpoint(_Always, total=False):
     training_state_dict: dict[str, torch.Tensor]
     precision_state_dict: dict[str, Any]
     num_stale: int
+    tokenizer: dict[str, Any]
+    categories: dict[str, list[str]]
 
 
 def save(path: Path, checkpoint: Checkpoint, *, disk: Disk = DISK) -> None:

@@ -17,6 +17,13 @@ from training.settings import Range, build, check, flatten, parse_override, plai
 Count: TypeAlias = Annotated[int, Range(1)]
 Fraction: TypeAlias = Annotated[float, Range(0, 1)]
 
+_MOST_HELD_OUT = 0.95
+_FITTING_MODELS = {
+    "images": ("lenet5", "resnet18", "resnet50"),
+    "tables": ("mlp",),
+    "texts": ("transformer",),
+}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
@@ -24,12 +31,21 @@ class DataConfig:
 
     Attributes:
         name: `digits` (scikit-learn's 1,797 scanned digits), `mnist` (IDX files under `root`),
-            `image_folder` (one folder of images per class under `root`), or `tabular`.
-        root: The directory with the files of `mnist` and `image_folder`.
+            `image_folder` (one folder of images per class under `root`), `tabular` (scikit-learn's
+            `table`, or the file `root`), `text` (one folder of `.txt` files per class under `root`,
+            or the file `root`), or `code_lines` (4,800 lines in four languages, from installed
+            packages).
+        root: The directory or file to read. Files are CSV, TSV, JSON lines or Parquet, by suffix.
         download: Fetch `mnist` into `root` with torchvision, which must be installed, if it is not
             there.
         table: Which of scikit-learn's bundled tables `tabular` is.
-        val_fraction: The part of every class held out for validation; `mnist` brings its own.
+        label_column: The column of a file that names the classes; the last one if not set.
+        text_column: The column of a file that has the texts.
+        categories: Columns of a table that look like numbers, and are names of something.
+        val_fraction: The part of every class held out for validation; `mnist` brings its own, as
+            does a folder with `train` and `val` in it.
+        test_fraction: The part of every class kept for the test of the best model, 0 for none; a
+            folder may bring its own as `test`, and any part above 0 is MNIST's 10,000.
         split_seed: Which samples are held out. Apart from `seed`, so that runs can be compared.
         num_workers: Processes that decode samples; 0 decodes in the training process.
         max_shift: Training images move by up to this part of their side, in both directions.
@@ -39,11 +55,15 @@ class DataConfig:
 
     section: ClassVar[str] = "data."
 
-    name: Literal["digits", "mnist", "image_folder", "tabular"] = "digits"
+    name: Literal["digits", "mnist", "image_folder", "tabular", "text", "code_lines"] = "digits"
     root: Path | None = None
     download: bool = False
     table: Literal["breast_cancer", "wine", "iris"] = "breast_cancer"
+    label_column: str | None = None
+    text_column: str = "text"
+    categories: tuple[str, ...] | None = None
     val_fraction: Annotated[float, Range(0.01, 0.9)] = 0.2
+    test_fraction: Annotated[float, Range(0, 0.9)] = 0.0
     split_seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     num_workers: Annotated[int, Range(0)] = 0
     max_shift: Annotated[float, Range(0, 0.5)] = 0.0
@@ -52,24 +72,36 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.name in {"mnist", "image_folder"} and self.root is None:
+        if self.name in {"mnist", "image_folder", "text"} and self.root is None:
             raise ConfigError(
                 f"data.root is not set; data.name={self.name} reads files from there: "
                 "data.root=DIRECTORY"
+            )
+        if self.val_fraction + self.test_fraction > _MOST_HELD_OUT:
+            raise ConfigError(
+                f"data.val_fraction is {self.val_fraction} and data.test_fraction "
+                f"{self.test_fraction}; together use {_MOST_HELD_OUT} or less, to train on the rest"
             )
         if self.download and self.name != "mnist":
             raise ConfigError(
                 f"data.download fetches MNIST; data.name={self.name} has nothing to fetch"
             )
-        if self.name == "tabular" and (self.max_shift > 0 or self.max_rotation_deg > 0):
+        if self.kind != "images" and (self.max_shift > 0 or self.max_rotation_deg > 0):
             raise ConfigError(
-                "data.max_shift and data.max_rotation_deg move images; data.name=tabular has none"
+                f"data.max_shift and data.max_rotation_deg move images; data.name={self.name} has "
+                "none"
             )
+
+    @property
+    def kind(self) -> Literal["images", "tables", "texts"]:
+        if self.name in {"text", "code_lines"}:
+            return "texts"
+        return "tables" if self.name == "tabular" else "images"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageConfig:
-    """From an image to a tensor, in training and in serving alike; `tabular` ignores it.
+    """From an image to a tensor, in training and in serving alike; other data ignores it.
 
     Attributes:
         mode: `L` is one grey channel, `RGB` three.
@@ -107,25 +139,58 @@ class ImageConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TextConfig:
+    """From a text to tokens, in training and in serving alike; data without texts ignores it.
+
+    Attributes:
+        tokenizer: Tokens are `characters`, or what `bpe`, byte-pair encoding, merges them into.
+        vocab_size: The most different tokens, padding and unknown included.
+        max_tokens: How many tokens of a text count, from its start. Attention's cost grows with
+            its square.
+    """
+
+    section: ClassVar[str] = "text."
+
+    tokenizer: Literal["characters", "bpe"] = "bpe"
+    vocab_size: Annotated[int, Range(3, 1_000_000)] = 1000
+    max_tokens: Annotated[int, Range(1, 8192)] = 128
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """What learns.
 
     Attributes:
-        name: `lenet5`, `resnet18` and `resnet50` read images, `mlp` reads tables.
+        name: `lenet5`, `resnet18` and `resnet50` read images, `mlp` reads tables, `transformer`
+            reads texts.
         small_images: A ResNet keeps the resolution in its first layers, for edges up to 64.
         hidden: Widths of the hidden layers of `mlp`.
-        dropout: The part of the hidden units of `mlp` left out in each training step.
+        width: Numbers per token in a `transformer`, a multiple of `num_heads`.
+        num_layers: Of a `transformer`.
+        num_heads: Of each of its layers.
+        dropout: The part of the hidden units of `mlp` and `transformer` left out in each training
+            step.
     """
 
     section: ClassVar[str] = "model."
 
-    name: Literal["lenet5", "resnet18", "resnet50", "mlp"] = "lenet5"
+    name: Literal["lenet5", "resnet18", "resnet50", "mlp", "transformer"] = "lenet5"
     small_images: bool = False
     hidden: tuple[Count, ...] = (64, 32)
+    width: Count = 64
+    num_layers: Count = 2
+    num_heads: Count = 4
     dropout: Annotated[float, Range(0, 0.95)] = 0.0
 
     def __post_init__(self) -> None:
         check(self)
+        if self.width % self.num_heads:
+            raise ConfigError(
+                f"model.width is {self.width}; use a multiple of model.num_heads, {self.num_heads}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,17 +291,18 @@ class TrainConfig:
     profile_steps: Annotated[int, Range(0)] = 0
     data: DataConfig = field(default_factory=DataConfig)
     image: ImageConfig = field(default_factory=ImageConfig)
+    text: TextConfig = field(default_factory=TextConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
 
     def __post_init__(self) -> None:
         check(self)
-        if (self.model.name == "mlp") != (self.data.name == "tabular"):
-            fitting = "mlp" if self.data.name == "tabular" else "lenet5, resnet18 or resnet50"
+        fitting = _FITTING_MODELS[self.data.kind]
+        if self.model.name not in fitting:
             raise ConfigError(
                 f"model.name is {self.model.name}, which cannot read data.name={self.data.name}; "
-                f"use {fitting}"
+                f"use {' or '.join(fitting)}"
             )
         if self.model.name == "lenet5" and self.image.size != 32:
             raise ConfigError(f"image.size is {self.image.size}; model.name=lenet5 needs 32")

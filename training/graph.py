@@ -124,7 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     model = rebuild(model_spec(config.model, data))
     loss = F.cross_entropy(
-        model(torch.zeros(2, *data.input_shape)), torch.zeros(2, dtype=torch.int64)
+        model(torch.zeros(2, *data.input_shape, dtype=data.input_dtype)),
+        torch.zeros(2, dtype=torch.int64),
     )
     steps = backward_steps(loss, model)
     print(dot(steps) if given.dot else text(steps))

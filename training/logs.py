@@ -80,9 +80,11 @@ class RunLog:
                 self._tensorboard.add_scalar(f"{name}/{split}", value, int(row["step"]))
         self._tensorboard.flush()
 
-    def picture(self, step: int, confusion: Figure) -> None:
-        """What each class is taken for."""
+    def best(self, step: int, *, confusion: Figure, test_accuracy: float | None) -> None:
+        """What the best model takes each class for, and how well it does where it was tested."""
         self._tensorboard.add_figure("confusion", confusion, step)
+        if test_accuracy is not None:
+            self._tensorboard.add_scalar("accuracy/test", test_accuracy, step)
 
     def _write(self, rows: Sequence[Mapping[str, object]], *, mode: str) -> None:
         try:

@@ -84,10 +84,16 @@ def step_memory(
     )
 
 
-def predicted(config: TrainConfig, *, input_shape: Sequence[int], model: nn.Module) -> Memory:
+def predicted(
+    config: TrainConfig,
+    *,
+    input_shape: Sequence[int],
+    model: nn.Module,
+    input_dtype: torch.dtype = torch.float32,
+) -> Memory:
     """The same, of a model on the meta device."""
     device = torch.device("meta")
-    x = torch.empty(config.batch_size, *input_shape, device=device)
+    x = torch.empty(config.batch_size, *input_shape, device=device, dtype=input_dtype)
     labels_B = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
     return step_memory(model.to(device), x, labels_B, optimizer=config.optimizer)
 
@@ -122,11 +128,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     spec = model_spec(config.model, data)
-    columns = {"predicted": predicted(config, input_shape=data.input_shape, model=rebuild(spec))}
+    columns = {
+        "predicted": predicted(
+            config,
+            input_shape=data.input_shape,
+            input_dtype=data.input_dtype,
+            model=rebuild(spec),
+        )
+    }
     if not given.predict_only:
         use_cuda = config.device != "cpu" and torch.cuda.is_available()
         device = torch.device("cuda" if use_cuda else "cpu")
-        x = torch.zeros(config.batch_size, *data.input_shape, device=device)
+        shape = (config.batch_size, *data.input_shape)
+        x = torch.zeros(shape, device=device, dtype=data.input_dtype)
         labels_B = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
         columns["measured"] = step_memory(
             rebuild(spec).to(device), x, labels_B, optimizer=config.optimizer

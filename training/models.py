@@ -1,6 +1,7 @@
-"""LeNet-5, ResNet-18 and -50 and a perceptron for tables, each made by a plain function.
+"""LeNet-5 and ResNet-18 and -50, and what makes any model that fits the data.
 
-A checkpoint stores a function's name and arguments, so `rebuild` makes the same model anywhere.
+`perceptron.py` has a model for tables, `transformer.py` one for texts. A checkpoint stores the name
+and the arguments of what makes its model, so `rebuild` makes the same one anywhere.
 
 Shapes: B = batch, C = channels, H, W = height and width, F = features, K = classes.
 """
@@ -14,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.data import TableSplit
+from training.perceptron import MLP
+from training.tables import TableSplit, known_categories
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from training.config import ModelConfig
-    from training.data import DataSet
+    from training.splits import DataSet
 
 
 class ModelSpec(TypedDict):
@@ -33,14 +35,33 @@ class ModelSpec(TypedDict):
 def model_spec(config: ModelConfig, data: DataSet) -> ModelSpec:
     """The model that fits the data."""
     kwargs: dict[str, Any] = {"num_classes": len(data.classes)}
+    if config.name == "transformer":
+        return {
+            "factory": "training.transformer:TransformerTextClassifier",
+            "kwargs": kwargs | _transformer_arguments(config, data),
+        }
     if config.name == "mlp":
         kwargs |= {"num_features": data.input_shape[0], "hidden": list(config.hidden)}
         kwargs |= {"dropout": config.dropout}
+        if num_categories := known_categories(data):
+            kwargs |= {"num_categories": list(num_categories)}
     else:
         kwargs |= {"in_channels": data.input_shape[0]}
     if config.name in {"resnet18", "resnet50"}:
         kwargs |= {"small_images": config.small_images}
     return {"factory": f"training.models:{config.name}", "kwargs": kwargs}
+
+
+def _transformer_arguments(config: ModelConfig, data: DataSet) -> dict[str, Any]:
+    assert data.tokenizer is not None  # TrainConfig gives it texts only
+    return {
+        "vocab_size": len(data.tokenizer.tokens),
+        "max_tokens": data.tokenizer.max_tokens,
+        "width": config.width,
+        "num_layers": config.num_layers,
+        "num_heads": config.num_heads,
+        "dropout": config.dropout,
+    }
 
 
 def rebuild(spec: ModelSpec) -> nn.Module:
@@ -50,11 +71,15 @@ def rebuild(spec: ModelSpec) -> nn.Module:
 
 
 def fit_statistics(model: nn.Module, data: DataSet) -> None:
-    """Give a model for tables the mean and the spread of the training rows."""
+    """Give a model for tables the mean and the spread of the training rows' numbers."""
     if isinstance(model, MLP) and isinstance(data.train, TableSplit):
         features_NF = data.train.features_NF
         model.mean_F.copy_(features_NF.mean(dim=0))
         model.std_F.copy_(features_NF.std(dim=0).clamp(min=1e-6))  # a constant column stays finite
+        is_category_F = torch.tensor(known_categories(data)) > 0
+        if len(is_category_F):
+            model.mean_F[is_category_F] = 0
+            model.std_F[is_category_F] = 1
 
 
 class LeNet5(nn.Module):
@@ -185,38 +210,6 @@ class ResNet(nn.Module):
         return logits_BK
 
 
-class MLP(nn.Module):
-    """Fully connected layers that take raw features: standardising is part of the model."""
-
-    mean_F: Tensor
-    std_F: Tensor
-
-    def __init__(
-        self, *, num_features: int, num_classes: int, hidden: Sequence[int], dropout: float
-    ) -> None:
-        super().__init__()
-        self.register_buffer("mean_F", torch.zeros(num_features))
-        self.register_buffer("std_F", torch.ones(num_features))
-        layers: list[nn.Module] = []
-        width = num_features
-        for next_width in hidden:
-            layers += nn.Linear(width, next_width), nn.ReLU(), nn.Dropout(dropout)
-            width = next_width
-        self.layers = nn.Sequential(*layers, nn.Linear(width, num_classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Classify.
-
-        Args:
-            x: float32, (B, F), in the units of the data.
-
-        Returns:
-            float32 logits, (B, K).
-        """
-        logits_BK: Tensor = self.layers((x - self.mean_F) / self.std_F)
-        return logits_BK
-
-
 def lenet5(*, num_classes: int, in_channels: int = 1) -> LeNet5:
     return LeNet5(num_classes=num_classes, in_channels=in_channels)
 
@@ -251,9 +244,29 @@ def resnet50(*, num_classes: int, in_channels: int = 3, small_images: bool = Fal
 
 
 def mlp(
-    *, num_features: int, num_classes: int, hidden: Sequence[int] = (64, 32), dropout: float = 0.0
+    *,
+    num_features: int,
+    num_classes: int,
+    hidden: Sequence[int] = (64, 32),
+    dropout: float = 0.0,
+    num_categories: Sequence[int] = (),
 ) -> MLP:
-    return MLP(num_features=num_features, num_classes=num_classes, hidden=hidden, dropout=dropout)
+    """A perceptron.
+
+    Args:
+        num_features: Columns.
+        num_classes: K.
+        hidden: Widths of the hidden layers.
+        dropout: The part of the hidden units left out in each training step.
+        num_categories: Of each column, 0 where it has numbers; empty if all have.
+    """
+    return MLP(
+        num_features=num_features,
+        num_classes=num_classes,
+        hidden=hidden,
+        dropout=dropout,
+        num_categories=num_categories,
+    )
 
 
 def _convolution(

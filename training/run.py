@@ -153,7 +153,9 @@ class Run:
 
     def _checkpoint(self) -> Checkpoint:
         held_out = self.data.val
-        samples = [held_out[index] for index in range(min(NUM_SAMPLES, len(held_out)))]
+        samples, sample_labels = self.data.collate(
+            [held_out[index] for index in range(min(NUM_SAMPLES, len(held_out)))]
+        )
         checkpoint: Checkpoint = {
             "epoch": self.epoch,
             "step": self.step,
@@ -172,12 +174,20 @@ class Run:
             "torch_version": str(torch.__version__),  # a class that weights-only loading refuses
             "model": self.spec,
             "classes": self.data.classes,
-            "input": {"name": "x", "dtype": "float32", "shape": list(self.data.input_shape)},
+            "input": {
+                "name": "x",
+                "dtype": str(self.data.input_dtype).removeprefix("torch."),
+                "shape": list(self.data.input_shape),
+            },
             "image": None if self.data.image is None else self.data.image.to_mapping(),
             "feature_names": self.data.feature_names,
-            "samples": torch.stack([sample for sample, _ in samples]),
-            "sample_labels": torch.tensor([label for _, label in samples]),
+            "samples": samples,
+            "sample_labels": sample_labels,
         }
+        if self.data.tokenizer is not None:
+            checkpoint["tokenizer"] = self.data.tokenizer.to_mapping()
+        if self.data.categories is not None:
+            checkpoint["categories"] = self.data.categories
         if self.averaged is not None:
             checkpoint["training_state_dict"] = model_state(self.model, fabric=self.fabric)
         return checkpoint

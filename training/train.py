@@ -35,7 +35,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Subset
 from flambeau.errors import ConfigError, FlambeauError
 from flambeau.interrupt import Interrupt
 from training.augment import shift_and_rotate
-from training.card import confusion, write_card
+from training.card import write_card
 from training.checkpoint import Checkpoints, load
 from training.config import TrainConfig, read_config
 from training.data import class_weights, load_data
@@ -48,6 +48,7 @@ from training.optim import averaged_over_steps, make_scheduler
 from training.progress import ProgressReport
 from training.run import Run, alone_in, git_commit
 from training.saving import Saving
+from training.scores import accuracy, confusion
 from training.settings import flatten
 from training.strategies import set_up
 from training.totals import Totals, mean_over_ranks
@@ -71,6 +72,8 @@ class TrainResult:
         metrics: `train_loss`, `train_accuracy`, `val_loss`, `val_accuracy` of the last epoch.
         best_metrics: The same of the best epoch.
         duration_s: Wall clock, from reading the data to the last checkpoint.
+        test_accuracy: Of the best checkpoint on the test split; None without one, and on ranks
+            other than 0.
     """
 
     best_checkpoint: Path
@@ -79,6 +82,7 @@ class TrainResult:
     metrics: dict[str, float]
     best_metrics: dict[str, float]
     duration_s: float
+    test_accuracy: float | None = None
 
 
 def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one story, told in order
@@ -100,7 +104,7 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
 
         # Data: every rank reads its share of each shuffled epoch and of the held-out samples. Not
         # through fabric.setup_dataloaders, which restarts the shuffling when a run is resumed.
-        data = load_data(config.data, image=config.image)
+        data = load_data(config.data, image=config.image, text=config.text)
         stack.enter_context(alone_in(config.output) if fabric.is_global_zero else nullcontext())
         sampler: DistributedSampler[tuple[Tensor, int]] = DistributedSampler(
             data.train, num_replicas=num_ranks, rank=rank, seed=config.seed
@@ -113,12 +117,14 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
             drop_last=len(sampler) >= config.batch_size,  # batch norm cannot train on one sample
             num_workers=config.data.num_workers,
             generator=generator,
+            collate_fn=data.collate,
         )
         val_loader = DataLoader(
             Subset(data.val, range(rank, len(data.val), num_ranks)),
             batch_size=config.batch_size,
             num_workers=config.data.num_workers,
             generator=generator,
+            collate_fn=data.collate,
         )
         num_batches = len(train_loader)
         steps_per_epoch = math.ceil(num_batches / config.accumulate)
@@ -267,17 +273,22 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
 
         # What to know about the best model: one rank tells, with a model that is not sharded.
         run.saving.wait()
+        test_accuracy: float | None = None
         if log is not None and run.checkpoints.best_path.exists():
             best = load(run.checkpoints.best_path)
             best_model = rebuild(best["model"])
             best_model.load_state_dict(best["model_state_dict"])
+            judged_on = data.test or data.val
             matrix_KK = confusion(
                 best_model.to(fabric.device),
-                DataLoader(data.val, batch_size=config.batch_size),
+                DataLoader(judged_on, batch_size=config.batch_size, collate_fn=data.collate),
                 num_classes=len(data.classes),
                 device=fabric.device,
             )
-            log.picture(run.step, write_card(config.output, best, matrix_KK))
+            is_test = data.test is not None
+            test_accuracy = accuracy(matrix_KK) if is_test else None
+            picture = write_card(config.output, best, matrix_KK, is_test=is_test)
+            log.best(run.step, confusion=picture, test_accuracy=test_accuracy)
 
     assert run.last_path is not None  # every epoch leaves a checkpoint, and there is at least one
     return TrainResult(
@@ -287,6 +298,7 @@ def train(config: TrainConfig) -> TrainResult:  # noqa: C901, PLR0915  # one sto
         metrics=run.metrics,
         best_metrics=run.best,
         duration_s=_since(started_at),
+        test_accuracy=test_accuracy,
     )
 
 
@@ -369,9 +381,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {str(error).strip().splitlines()[-1]}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError | DataError) else 1
     if int(os.environ.get("RANK", "0")) == 0:
+        test = result.test_accuracy
         print(
-            f"best val_accuracy {result.best_metrics['val_accuracy']:.4f}: "
-            f"{result.best_checkpoint} ({result.duration_s:.1f} s)"
+            f"best val_accuracy {result.best_metrics['val_accuracy']:.4f}"
+            + ("" if test is None else f", its test_accuracy {test:.4f}")
+            + f": {result.best_checkpoint} ({result.duration_s:.1f} s)"
         )
     return 0
 
