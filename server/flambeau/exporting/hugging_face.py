@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _NUM_MADE_UP: Final = 8
 _MADE_UP_LENGTH: Final = 16
+_MAX_SHOWN: Final = 8
 _MASK: Final = "attention_mask"
 
 
@@ -149,17 +150,26 @@ def _load(folder: Path, architecture: str, transformers: ModuleType) -> torch.nn
         )
     try:
         made: Any = known
-        model: torch.nn.Module = made.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, attn_implementation="eager"
+        model, found = made.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
         )
     except Exception as error:  # of many kinds
         reason = str(error).strip().partition("\n")[0]
         raise ExportError(
             f"transformers cannot make {architecture} of {folder}: {type(error).__name__}: {reason}"
         ) from error
-    config: Any = model.config
-    config.use_cache = False
-    return model.float().eval()
+    if missing := sorted(found["missing_keys"]):
+        raise ExportError(
+            f"{folder} lacks {', '.join(missing[:_MAX_SHOWN])} of {architecture}, which would be "
+            "random then; train it, or save it again"
+        )
+    model.config.use_cache = False
+    loaded: torch.nn.Module = model.float().eval()
+    return loaded
 
 
 def _arguments(model: torch.nn.Module) -> list[str]:
