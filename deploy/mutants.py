@@ -54,16 +54,16 @@ _HEAD = """\
 
 How many small changes of the code that must not be wrong are noticed by the unit tests of that
 module alone, and how many of its branches they take. Written by `make mutants`, which takes minutes
-per module; a change of one of these modules runs it anew. The aims are 80 % and 95 %. Lines that
-are words of messages are not changed. Tests that fail or kill every step of a commit in turn are
-left out, as they take a minute for each change.
+per module: run it anew for a module that has changed. The aims are 80 % and 95 %. Lines that are
+words of messages are not changed. Tests that fail or kill every step of a commit in turn are left
+out, as they take a minute for each change.
 
 | module | branches | mutants | noticed | survived | not reached | score |
 |---|---:|---:|---:|---:|---:|---:|
 """
 _FOOT = """
-The run prints each change that survived. Many of them alter nothing that could be observed, such as
-the letters of an SQL keyword or `strict=` of two lists that are equally long.
+The run prints each change that survived. Some alter nothing that could be observed, such as the
+letters of an SQL keyword or `strict=` of two lists that are equally long.
 """
 _ROW = re.compile(r"^\| `(?P<module>[\w/]+)\.py` \|.*$", re.MULTILINE)
 

@@ -268,6 +268,17 @@ def test_a_listed_file_is_checked_without_any_signature(tmp_path: Path) -> None:
     assert not (tmp_path / "copy").exists()
 
 
+@pytest.mark.parametrize("archive_format", ["default", "tgz"])
+def test_a_file_that_is_read_in_pieces_is_signed(
+    archive_format: str, tmp_path: Path, key: SigningKey, trust: Trust
+) -> None:
+    path, content = tmp_path / "large.mar", bytes(range(256)) * 10_000
+    write(path, {"model.pt": content}, ArchiveFormat(archive_format), top="large")
+    sign_archive(path, key)
+    assert verify_archive(path, trust).is_trusted
+    assert read_file(path, "model.pt") == content
+
+
 def test_an_archive_directory_without_metadata_is_signed(
     tmp_path: Path, key: SigningKey, trust: Trust
 ) -> None:

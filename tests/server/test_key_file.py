@@ -177,6 +177,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     path, sound = tmp_path / "keys.json", FaultyDisk(1_000_000, Fault.NO_SPACE)
     KeyFile(path, disk=sound).write({"API": {"key": "old"}})
     before = path.read_bytes()
+    assert sound.steps[-1] == "rename"
     for step in range(1, len(sound.steps) + 1):
         with pytest.raises(OSError, match="No space left"):
             KeyFile(path, disk=FaultyDisk(step, Fault.NO_SPACE)).write({"API": {"key": "new"}})

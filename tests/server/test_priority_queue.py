@@ -140,6 +140,15 @@ def test_it_waits_as_other_queues_do() -> None:
     assert (plain.hold_s, plain.max_delay_s, plain.timeout_s) == (0.0, 0.0, 0.0)
 
 
+def test_who_has_left_makes_no_room() -> None:
+    waiting = queue(size=1)
+    taken = put(waiting, "low")
+    assert waiting.take(now=0.0) == [taken]
+    assert waiting.discard(put(waiting, "low"))
+    put(waiting, "normal")
+    assert waiting.refusal(request("normal")) is not None
+
+
 def test_only_the_header_that_was_named_counts() -> None:
     waiting = queue()
     made = make_request(b"")

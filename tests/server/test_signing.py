@@ -234,6 +234,9 @@ def test_keys_come_from_files_of_any_name_and_from_directories(tmp_path: Path) -
     (tmp_path / "b.pub").rename(directory / "b.pem")
     shutil.copy(tmp_path / "c.pub", directory / "c.txt")
     assert trust_of(directory).keys.keys() == set(ids[:2])
+    (other := tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "c.pub", other)
+    assert trust_of(directory, other).keys.keys() == set(ids)
     trust = trust_of(directory, directory / "c.txt", revoked=(ids[0],))
     assert trust.keys.keys() == set(ids)
     assert (trust.policy, trust.revoked) == (SignaturePolicy.REQUIRE, frozenset(ids[:1]))
@@ -262,7 +265,7 @@ def test_without_signatures_no_key_is_needed() -> None:
     assert trust_of(policy=SignaturePolicy.OFF, revoked=("0" * 64,)).keys == {}
 
 
-@pytest.mark.parametrize("revoked", ["", "0" * 63, "0" * 65, "g" * 64, "A" * 64])
+@pytest.mark.parametrize("revoked", ["", "0" * 63, "0" * 65, "g" * 64, "A" * 64, "X" * 64])
 def test_what_is_no_key_cannot_be_revoked(revoked: str) -> None:
     with pytest.raises(ConfigError) as caught:
         trust_of(policy=SignaturePolicy.OFF, revoked=(revoked,))
