@@ -14,7 +14,6 @@ import csv
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from training.config import TrainConfig
 from training.errors import TrainingError
@@ -24,6 +23,8 @@ from training.settings import flatten
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from matplotlib.figure import Figure
 
     from training.checkpoint import Checkpoint
     from training.splits import IntArray
@@ -97,6 +98,8 @@ Classifies into {len(checkpoint["classes"])} classes. Input: {_input(checkpoint)
 
 def draw_confusion(matrix_KK: IntArray, classes: Sequence[str]) -> Figure:
     """Shares of each true class, as a picture."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # takes a second, at the end of a run
+
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.add_subplot()
     shares_KK = matrix_KK / np.maximum(1, matrix_KK.sum(axis=1, keepdims=True))
@@ -115,6 +118,8 @@ def draw_confusion(matrix_KK: IntArray, classes: Sequence[str]) -> Figure:
 
 def draw_curves(path: Path) -> Figure:
     """The columns of `metrics.csv` by epoch, as a picture."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # takes a second, at the end of a run
+
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     epochs = [int(row["epoch"]) for row in rows]

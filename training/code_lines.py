@@ -10,11 +10,11 @@ releases that are installed; `data_digest` tells whether two runs had the same.
 from __future__ import annotations
 
 import ast
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import sklearn
 import torch
 
 from training.errors import DataError
@@ -28,16 +28,16 @@ LINES_PER_CLASS = 1200
 _MIN_CHARACTERS = 30
 _PACKAGES = ("cluster", "decomposition", "ensemble", "linear_model")
 _TORCH = Path(torch.__file__).parent
-_SKLEARN = Path(sklearn.__file__).parent
 
 
 def code_lines() -> tuple[list[str], IntArray, list[str]]:
     """The lines, their class indices, and the classes.
 
     Raises:
-        DataError: A package is installed without these files.
+        DataError: A package is not installed, or without these files.
     """
-    modules = [path for name in _PACKAGES for path in sorted((_SKLEARN / name).glob("*.py"))]
+    folders = [_sklearn() / name for name in _PACKAGES]
+    modules = [path for folder in folders for path in sorted(folder.glob("*.py"))]
     english, python = _english_and_python(modules)
     sources = {
         "c++": _code(sorted((_TORCH / "include/c10/util").glob("*.h")), comments=("//", "*", "/*")),
@@ -52,6 +52,14 @@ def code_lines() -> tuple[list[str], IntArray, list[str]]:
     return texts, labels_N, list(sources)
 
 
+def _sklearn() -> Path:
+    """Where it is installed, without importing it, which takes seconds."""
+    found = find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("scikit-learn is not installed; pip install 'flambeau[train]'")
+    return Path(found.origin).parent
+
+
 def _drawn(lines: Iterable[str], *, name: str) -> list[str]:
     """As many as there are to be, of all files alike."""
     stripped = (line.strip() for line in lines)
@@ -59,7 +67,7 @@ def _drawn(lines: Iterable[str], *, name: str) -> list[str]:
     if len(distinct) < LINES_PER_CLASS:
         raise DataError(
             f"data.name=code_lines finds {len(distinct)} lines of {name} in {_TORCH} and "
-            f"{_SKLEARN}; it needs {LINES_PER_CLASS}, so install both from their wheels, or use "
+            f"{_sklearn()}; it needs {LINES_PER_CLASS}, so install both from their wheels, or use "
             "data.name=text"
         )
     places = np.random.RandomState(0).permutation(len(distinct))[:LINES_PER_CLASS]

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from sklearn import datasets as sklearn_datasets
 
 from flambeau.errors import InvalidInput
 from flambeau.image import MAX_PIXELS, ImageTransform, decode_image
@@ -113,7 +112,9 @@ class FileImages:
 
 def load_digits(config: DataConfig, *, transform: ImageTransform) -> DataSet:
     """The test part of the UCI optical digits: 8x8 scans, each value a count of 0..16 pixels."""
-    bundle: Any = sklearn_datasets.load_digits()
+    from sklearn import datasets  # noqa: PLC0415  # takes seconds, and is not for exports
+
+    bundle: Any = datasets.load_digits()
     images_NHW = np.round(bundle.images * (255 / 16)).astype(np.uint8)
     labels_N = bundle.target.astype(np.int64)
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn import datasets as sklearn_datasets
 
 from training.columns import Columns, read_columns
 from training.errors import DataError
@@ -53,7 +52,9 @@ def load_tabular(config: DataConfig) -> DataSet:
     """
     if config.root is not None:
         return _from_file(config, path=config.root)
-    bundle: Any = getattr(sklearn_datasets, f"load_{config.table}")()
+    from sklearn import datasets  # noqa: PLC0415  # takes seconds, and is not for exports
+
+    bundle: Any = getattr(datasets, f"load_{config.table}")()
     features: npt.NDArray[np.float32] = bundle.data.astype(np.float32)
     return _data_set(
         features,
