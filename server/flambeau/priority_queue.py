@@ -75,7 +75,8 @@ class PriorityQueue(BatchQueue[PendingRequest]):
         """
         priority = self._priority_of(item)
         text = super().refusal(item)
-        if text is None or self._youngest_below(priority) is not None:
+        is_full = len(self) == self.max_size  # else more wait, as some were put back
+        if text is None or (is_full and self._youngest_below(priority) is not None):
             return None
         return text
 

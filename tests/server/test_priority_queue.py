@@ -97,6 +97,18 @@ def test_what_is_put_back_goes_before_the_most_urgent() -> None:
     assert waiting.take(now=1.0) == [high]
 
 
+def test_nobody_makes_room_while_more_wait_than_may() -> None:
+    waiting = queue(size=1)
+    low = put(waiting, "low")
+    assert waiting.take(now=0.0) == [low]
+    put(waiting, "low")
+    waiting.put_back([low], now=0.0)
+    assert waiting.refusal(request("high")) is not None
+    assert waiting.take(now=0.0) == [low]
+    high = put(waiting, "high")
+    assert waiting.take(now=0.0) == [high]
+
+
 def test_of_several_that_are_put_back_the_most_urgent_goes_first() -> None:
     waiting = queue(batch=3)
     low, high = put(waiting, "low"), put(waiting, "high")
