@@ -35,6 +35,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "priority_queue": ("test_priority_queue.py",),
     "state": ("test_state_content.py", "test_state_commit.py", "test_state.py"),
     "state_recovery": ("test_state_rebuild.py", "test_state_recovery.py"),
+    "archive": ("test_archive_bytes.py", "test_archive.py"),
     "zip_entries": ("test_zip_entries.py", "test_archive.py"),
     "tar_entries": ("test_tar_entries.py",),
     "unpack_limits": ("test_unpack_limits.py",),
