@@ -83,6 +83,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="what programs compute with (default: fp32); may be repeated, fp32 comes first",
     )
     parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE",
+        help="inputs that show int8 programs how large numbers become, as --samples, which it "
+        "defaults to",
+    )
+    parser.add_argument(
         "--dim",
         action="append",
         default=[],
@@ -131,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
     from flambeau.exporting.dims import DynamicDim  # noqa: PLC0415
     from flambeau.exporting.hub import export_hub  # noqa: PLC0415
     from flambeau.exporting.hugging_face import export_hugging_face  # noqa: PLC0415
+    from flambeau.exporting.inputs import read_inputs  # noqa: PLC0415
     from flambeau.parity import Tolerance  # noqa: PLC0415
 
     here = str(Path.cwd())
@@ -147,6 +155,9 @@ def run(args: argparse.Namespace) -> int:
         "path": args.output,
         "target": args.target or [Target.TORCHSCRIPT.value],
         "precisions": args.precision or [Precision.FP32.value],
+        "calibration": None
+        if args.calibration is None
+        else read_inputs(args.calibration, flag="--calibration"),
         "dims": [DynamicDim.from_text(text) for text in args.dim],
         "handler": args.handler,
         "method": args.method,
@@ -156,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
         "top1": args.top1,
         "description": args.description,
         "overwrite": args.force,
-        "samples": _read_inputs(args),
+        "samples": _read_samples(args),
         "factory_kwargs": _read_arguments(args.factory_args),
     }
     if args.hugging_face is not None:
@@ -171,7 +182,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _read_inputs(args: argparse.Namespace) -> Any:  # noqa: ANN401  # what the source's export takes
+def _read_samples(args: argparse.Namespace) -> Any:  # noqa: ANN401  # what the source's export takes
     from flambeau.exporting.hugging_face import read_named_samples  # noqa: PLC0415  # as above
     from flambeau.exporting.inputs import read_samples  # noqa: PLC0415  # as above
 

@@ -33,17 +33,22 @@ def read_samples(path: Path | None, *, shapes: Sequence[str]) -> tuple[torch.Ten
     if path is not None and shapes:
         raise ExportError("--samples and --input both say what the inputs are; give one of them")
     if path is not None:
-        return _read(path)
+        return read_inputs(path, flag="--samples")
     return tuple(_made_up(text) for text in shapes) or None
 
 
-def _read(path: Path) -> tuple[torch.Tensor, ...]:
+def read_inputs(path: Path, *, flag: str) -> tuple[torch.Tensor, ...]:
+    """The inputs in a file.
+
+    Raises:
+        ExportError: It cannot be read; the message names the flag that it was given by.
+    """
     try:
         if path.suffix == ".npy":
             return (torch.from_numpy(np.load(path, allow_pickle=False)),)
         named = safetensors.torch.load_file(path)
     except (OSError, ValueError, TypeError, safetensors.SafetensorError) as error:
-        raise ExportError(f"--samples {path} cannot be read: {error}") from error
+        raise ExportError(f"{flag} {path} cannot be read: {error}") from error
     return tuple(named[name] for name in sorted(named))
 
 

@@ -56,6 +56,19 @@ def used_inputs(
     )
 
 
+def calibration_inputs(
+    given: torch.Tensor | Sequence[torch.Tensor], examples: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """Calibration inputs, where the examples are.
+
+    Raises:
+        ExportError: They are not what the examples are.
+    """
+    inputs = checked_inputs(given, what="calibration inputs")
+    check_alike(inputs, examples, what="calibration inputs")
+    return tuple(tensor.to(examples[0].device) for tensor in inputs)
+
+
 def eager_outputs(
     model: torch.nn.Module, samples: Sequence[torch.Tensor], *, what: str = "its samples"
 ) -> dict[str, torch.Tensor]:
@@ -115,8 +128,15 @@ def checked_inputs(given: object, *, what: str) -> tuple[torch.Tensor, ...]:
     return tensors
 
 
-def check_alike(samples: Sequence[torch.Tensor], examples: Sequence[torch.Tensor]) -> None:
+def check_alike(
+    samples: Sequence[torch.Tensor], examples: Sequence[torch.Tensor], *, what: str = "samples"
+) -> None:
     """Samples must be what the examples are, but for their number.
+
+    Args:
+        samples: What is held against them.
+        examples: The model's inputs.
+        what: What messages call samples.
 
     Raises:
         ExportError: They differ in number of inputs, dtype or the shape of one sample.
@@ -126,7 +146,7 @@ def check_alike(samples: Sequence[torch.Tensor], examples: Sequence[torch.Tensor
         for tensors in (samples, examples)
     ]
     if shown[0] != shown[1]:
-        raise ExportError(f"samples are {shown[0]} each, but example inputs are {shown[1]}")
+        raise ExportError(f"{what} are {shown[0]} each, but example inputs are {shown[1]}")
 
 
 def signature_of(

@@ -22,6 +22,7 @@ from flambeau.errors import ExportError
 from flambeau.exporting.certificate import certificate_json
 from flambeau.exporting.dims import DynamicDim, axes_of, check_sizes, resized
 from flambeau.exporting.interface import (
+    calibration_inputs,
     check_classes,
     eager_outputs,
     evaluating,
@@ -94,6 +95,7 @@ def export(
     handler: str | Path | None = None,
     method: str | None = None,
     samples: torch.Tensor | Sequence[torch.Tensor] | None = None,
+    calibration: torch.Tensor | Sequence[torch.Tensor] | None = None,
     dims: Sequence[DynamicDim] = (),
     classes: Sequence[str] | None = None,
     extra_files: Sequence[str | Path] = (),
@@ -121,13 +123,15 @@ def export(
             code for this kind of device and this PyTorch; `onnx`, for which
             `pip install 'flambeau[onnx]'`. Of several, the first is what every server runs; one of
             ours takes another where that is faster.
-        precisions: Of each kind of program: `fp32`, `bf16`, `fp16`; fp32 comes first.
+        precisions: Of each kind of program: `fp32`, `bf16`, `fp16`, and, of TorchScript for CPUs,
+            `int8`; fp32 comes first.
         handler: A built-in handler's name, or the path of a Python file, `:function` after it or
             not; None means `base_handler`, which decodes tensors as the signature says.
         method: Of `torchscript`: `trace` (None, too) records one run; `script` compiles the source,
             branches included.
         samples: Real inputs to compare on and to record, as `example_inputs`, which they default
             to; the first 32 are used.
+        calibration: Inputs that show int8 programs how large numbers become; None means `samples`.
         dims: Sizes that are open beside the batch, e.g. the length of a text.
         classes: Labels in the order of the model's classes.
         extra_files: Files, which go to the archive's root, and directories, whose content does.
@@ -185,7 +189,8 @@ def export(
             inputs=used, outputs=tuple(outputs.values()), tolerance=served.tolerance
         ).to_safetensors()
         files |= {SIGNATURE_PATH: signature.to_json().encode(), SAMPLES_PATH: recorded}
-        files |= make(plans, model, examples, Path(directory), axes=axes)
+        shown = used if calibration is None else calibration_inputs(calibration, examples)
+        files |= make(plans, model, examples, Path(directory), axes=axes, calibration=shown)
         draft, model_dir = Path(directory) / "draft.mar", Path(directory) / "unpacked"
         write_archive(draft, manifest=manifest, files=files)
         unpack(draft, model_dir, limits=UnpackLimits(max_total_bytes=1 << 62))

@@ -5,8 +5,8 @@ How far its outputs may be from the model's own, in shares of the largest output
 - bf16: 3 %, as for the server's own narrow forms (`optimizing/optimizer.py`). Bfloat16 keeps 8 bits
   of a number, 0.4 %, and rounds after every layer.
 - fp16: 0.4 %, an eighth of that, as it keeps 3 bits more.
-- int8: 10 %. Weights and activations are one of 255 steps, and a step is the same for small numbers
-  as for the largest.
+- int8: 10 %. Weights are one of 255 steps and activations one of 128, and a step is the same for
+  small numbers as for the largest.
 
 For all of these each sample's most probable class must be the model's, unless less is asked for.
 """
@@ -14,6 +14,7 @@ For all of these each sample's most probable class must be the model's, unless l
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from flambeau.errors import ExportError
+from flambeau.exporting.int8 import quantized
 from flambeau.exporting.options import Precision
 from flambeau.parity import Tolerance
 
@@ -43,12 +45,21 @@ def tolerance_for(precision: Precision, asked: Tolerance, *, top1: float | None)
     return replace(asked, share=share, top1=1.0 if top1 is None else top1)
 
 
-def in_precision(model: torch.nn.Module, precision: Precision) -> torch.nn.Module:
+def in_precision(
+    model: torch.nn.Module, precision: Precision, *, calibration: Sequence[torch.Tensor]
+) -> torch.nn.Module:
     """The model, or a copy with converted weights.
 
+    Args:
+        model: In evaluation mode.
+        precision: Of the copy.
+        calibration: Inputs, (N, ...) each, which show how large numbers become; for int8.
+
     Raises:
-        ExportError: It cannot be copied.
+        ExportError: It cannot be converted.
     """
+    if precision is Precision.INT8:
+        return quantized(model, calibration)
     dtype = _DTYPES.get(precision)
     if dtype is None:
         return model

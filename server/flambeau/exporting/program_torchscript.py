@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from flambeau import torchscript
+from flambeau.exporting.int8 import Quantized, quietly
 from flambeau.exporting.options import Method
 from flambeau.exporting.precision import Reduced
 
@@ -39,7 +40,11 @@ class TorchScriptFormat:
         *,
         axes: Axes = (),  # noqa: ARG002  # these programs take what comes, and are proved
     ) -> None:
-        if self.method is Method.SCRIPT and isinstance(model, Reduced):
+        if isinstance(model, Quantized):
+            with quietly():
+                program = torchscript.trace(model, example_inputs)
+            torchscript.save(program, path)
+        elif self.method is Method.SCRIPT and isinstance(model, Reduced):
             inside = model.around(torchscript.script(model.model))
             torchscript.save(torchscript.trace(inside, example_inputs), path)
         elif self.method is Method.SCRIPT:

@@ -91,6 +91,12 @@ def plans_for(
         takes_none = Target.TORCHSCRIPT in kinds and target is not Target.TORCHSCRIPT
         program = program_format(target, method=None if takes_none else way)
         for precision in bits:
+            if precision is Precision.INT8 and target is not Target.TORCHSCRIPT:
+                if Target.TORCHSCRIPT in kinds:
+                    continue
+                raise ExportError(
+                    f"target {target.value} has no int8; add target torchscript, which has"
+                )
             path = Path(program.file_name)
             beside = f"{path.stem}.{target.value}.{precision.value}{path.suffix}"
             plans.append(
@@ -113,8 +119,17 @@ def make(
     directory: Path,
     *,
     axes: Axes,
+    calibration: Sequence[torch.Tensor],
 ) -> dict[str, Path]:
     """Write all programs into a directory; by their names.
+
+    Args:
+        plans: What to make.
+        model: In evaluation mode.
+        examples: Its inputs.
+        directory: Where files go.
+        axes: The open axes of each input.
+        calibration: As in `in_precision`.
 
     Raises:
         ExportError: The model cannot be expressed as one of them.
@@ -123,7 +138,8 @@ def make(
     for plan in plans:
         path = directory / plan.file_name
         with _naming(plan):
-            plan.format.save(in_precision(model, plan.precision), examples, path, axes=axes)
+            made = in_precision(model, plan.precision, calibration=calibration)
+            plan.format.save(made, examples, path, axes=axes)
         files[plan.file_name] = path
     return files
 
@@ -151,6 +167,9 @@ def prove_all(
                 plan.format.load(path, device=device),
                 tolerance=plan.tolerance,
                 frozen_batch_hint=plan.format.frozen_batch_hint,
+                # an int8 program knows the ranges it was calibrated to, and is made without a trace
+                # of branches
+                turns_signs=plan.precision is not Precision.INT8,
             )
         proved.append(Proved(plan=plan, sha256=digest(path), proof=proof))
     return proved
@@ -165,7 +184,7 @@ def listing(proved: Sequence[Proved], *, device: torch.device) -> bytes | None:
             precision=each.plan.precision.value,
             sha256=each.sha256,
             share=each.plan.tolerance.share,
-            needs=_needs(each.plan.target, device),
+            needs=_needs(each.plan, device),
         )
         for each in proved
         if not each.plan.is_served
@@ -173,10 +192,12 @@ def listing(proved: Sequence[Proved], *, device: torch.device) -> bytes | None:
     return programs_json(beside) if beside else None
 
 
-def _needs(target: Target, device: torch.device) -> Needs:
-    if target is Target.AOT_INDUCTOR:
+def _needs(plan: Plan, device: torch.device) -> Needs:
+    if plan.target is Target.AOT_INDUCTOR:
         return needs_of_code(device)
-    if target is Target.TORCH_EXPORT:
+    if plan.precision is Precision.INT8:
+        return Needs(device="cpu")
+    if plan.target is Target.TORCH_EXPORT:
         return Needs(torch=f">={torch.__version__.partition('+')[0]}")
     return Needs()
 

@@ -12,11 +12,15 @@ from torch import nn
 import flambeau
 from flambeau import torchscript
 from flambeau.archive import list_files, read_manifest, unpack
+from flambeau.archive_keys import SigningKey, make_key
 from flambeau.archive_programs import read_programs
+from flambeau.archive_signing import sign_archive, verify_archive
+from flambeau.config import SignaturePolicy
 from flambeau.errors import ExportError
 from flambeau.exporting.command import describe_report
 from flambeau.exporting.module import ExportReport
 from flambeau.parity import Tolerance
+from flambeau.signing import Trust
 
 
 class Net(nn.Module):
@@ -89,6 +93,19 @@ def test_other_programs_lie_beside_the_served_one_which_is_exact(tmp_path: Path)
     assert "beside   model.torchscript.bf16.pt: largest error" in said
 
 
+def test_an_archive_with_several_programs_is_signed_and_refused_as_any_other(
+    tmp_path: Path,
+) -> None:
+    make_key(tmp_path / "key.pem")
+    key = SigningKey.read(tmp_path / "key.pem")
+    archive = export_net(tmp_path, precisions=["fp32", "fp16"]).path
+    trust = Trust(policy=SignaturePolicy.REQUIRE, keys={key.key_id: key.public})
+    sign_archive(archive, key)
+    assert verify_archive(archive, trust).is_trusted
+    unpack(archive, tmp_path / "model")
+    assert [each.precision for each in read_programs(tmp_path / "model")] == ["fp16"]
+
+
 def test_every_target_is_made_in_every_precision(tmp_path: Path) -> None:
     report = export_net(
         tmp_path, precisions=["fp32", "fp16"], target=["torchscript", "torch_export"]
@@ -138,9 +155,69 @@ def test_a_model_that_computes_in_float32_by_name_is_refused_in_fewer_bits(tmp_p
         export(Strict(), torch.randn(3, 2), tmp_path, precisions=["bf16"])
 
 
+class Words(nn.Module):
+    """An embedding, which stays as it is, and layers that do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(20, 64)
+        self.layers = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 3))
+
+    def forward(self, words: torch.Tensor, weights: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"scores": self.layers((self.embedding(words) * weights.unsqueeze(-1)).sum(1))}
+
+
+def export_words(path: Path, **options: Any) -> ExportReport:  # noqa: ANN401  # of `export`
+    torch.manual_seed(0)
+    given = (torch.randint(20, (6, 5)), torch.rand(6, 5))
+    return flambeau.export(Words(), given, name="m", version="1", path=path, **options)
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_and_no_sample_changes_another_s_answer(tmp_path: Path) -> None:
+    report = export_words(
+        tmp_path, precisions=["fp32", "int8"], target=["torchscript", "torch_export"]
+    )
+    sizes = list_files(report.path)
+    assert sizes["model.torchscript.int8.pt"] < 0.6 * sizes["model.pt"]
+    assert not any("torch_export.int8" in name for name in sizes)
+    served, int8, _ = report.programs
+    assert served.proof.samples.max_abs_error <= 1e-5 < int8.proof.samples.max_abs_error
+    assert int8.proof.batch_invariance.max_abs_error == 0
+    unpack(report.path, tmp_path / "model")
+    program = torchscript.load(tmp_path / "model" / "model.torchscript.int8.pt", device="cpu")
+    assert program(torch.ones(9, 5, dtype=torch.int64), torch.ones(9, 5))["scores"].shape == (9, 3)
+    needs = {each.precision: each.needs.device for each in read_programs(tmp_path / "model")}
+    assert needs == {"int8": "cpu", "fp32": ""}
+
+
+@pytest.mark.slow
+def test_int8_calibrated_on_other_inputs_is_refused(tmp_path: Path) -> None:
+    faint = (torch.randint(20, (6, 5)), torch.rand(6, 5) / 1000)
+    says = "torchscript in int8: the program does not compute what the model computes"
+    with pytest.raises(ExportError, match=says):
+        export_words(tmp_path, precisions=["fp32", "int8"], calibration=faint)
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_followed_is_not_quantised(tmp_path: Path) -> None:
+    class Branching(Net):
+        def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return super().forward(images if bool(images.sum() > -1e9) else -images)
+
+    torch.manual_seed(0)
+    with (
+        pytest.warns(Warning, match="Python boolean"),
+        pytest.raises(ExportError, match=r"int8: the model cannot be quantised: TraceError.*bf16"),
+    ):
+        export(Branching(), torch.randn(4, 1, 8, 8), tmp_path, precisions=["fp32", "int8"])
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        ({"target": "onnx", "precisions": ["int8"]}, "target onnx has no int8"),
+        ({"calibration": torch.ones(2, 3)}, "calibration inputs are .*but example inputs are"),
         ({"precisions": ["fp8"]}, "precision 'fp8' is not supported; use one of: fp32, bf16"),
         ({"precisions": []}, "no target or no precision is given"),
         ({"target": []}, "no target or no precision is given"),
