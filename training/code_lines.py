@@ -71,7 +71,7 @@ def _drawn(lines: Iterable[str], *, name: str) -> list[str]:
             "data.name=text"
         )
     places = np.random.RandomState(0).permutation(len(distinct))[:LINES_PER_CLASS]
-    return [distinct[place] for place in places]
+    return [distinct[place] for place in places.tolist()]
 
 
 def _code(paths: Iterable[Path], *, comments: tuple[str, ...]) -> list[str]:

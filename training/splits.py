@@ -9,7 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -82,6 +82,14 @@ class DataSet:
     digest: str
 
 
+class Splits(TypedDict):
+    """What a `DataSet` calls its splits."""
+
+    train: Split
+    val: Split
+    test: Split | None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Parts:
     """Positions of the samples of each split, in the order in which they are read.
@@ -94,8 +102,8 @@ class Parts:
     val: IntArray
     test: IntArray | None
 
-    def splits(self, make: Callable[[IntArray], Split]) -> dict[str, Split | None]:
-        """`train`, `val` and `test` of a `DataSet`, each made from its positions."""
+    def splits(self, make: Callable[[IntArray], Split]) -> Splits:
+        """The splits of a `DataSet`, each made from its positions."""
         test = None if self.test is None else make(self.test)
         return {"train": make(self.train), "val": make(self.val), "test": test}
 
@@ -177,7 +185,7 @@ def require_classes(
         )
     least = 2 if config.test_fraction == 0 else 3
     counts_K = np.bincount(labels_N, minlength=len(classes))
-    few = [(classes[index], counts_K[index]) for index in np.flatnonzero(counts_K < least)]
+    few = [(classes[index], counts_K[index]) for index in np.flatnonzero(counts_K < least).tolist()]
     if few:
         shown = ", ".join(f"{name!r} ({count})" for name, count in few[:_MAX_EXAMPLES])
         more = f" and {len(few) - _MAX_EXAMPLES} more" if len(few) > _MAX_EXAMPLES else ""

@@ -195,7 +195,7 @@ def _category_numbers(
         DataError: A value is missing, or there are too many different ones.
     """
     values = _values(columns, place)
-    categories = sorted({values[row] for row in train})
+    categories = sorted({values[row] for row in train.tolist()})
     if len(categories) > _MAX_CATEGORIES:
         raise DataError(
             f"{columns.path}, column {columns.names[place]!r} has {len(categories)} different "

@@ -104,11 +104,11 @@ def _data_set(
     *,
     text: TextConfig,
 ) -> DataSet:
-    tokenizer = build_tokenizer((texts[place] for place in parts.train), text)
+    tokenizer = build_tokenizer((texts[place] for place in parts.train.tolist()), text)
     ids = [torch.tensor(tokenizer.encode(each)) for each in texts]
 
     def texts_at(indices: IntArray) -> TextSplit:
-        return TextSplit([ids[place] for place in indices], labels_N=labels_N[indices])
+        return TextSplit([ids[place] for place in indices.tolist()], labels_N=labels_N[indices])
 
     return DataSet(
         **parts.splits(texts_at),

@@ -41,7 +41,8 @@ class EncoderLayer(nn.Module):
             parts_3BHTd[0], parts_3BHTd[1], parts_3BHTd[2], attn_mask=is_text_B11T
         )
         x_BTD = x_BTD + self.dropout(self.joined(attended_BHTd.transpose(1, 2).flatten(2)))
-        return x_BTD + self.dropout(self.fc2(F.gelu(self.fc1(self.norm2(x_BTD)))))
+        added_BTD: Tensor = self.dropout(self.fc2(F.gelu(self.fc1(self.norm2(x_BTD)))))
+        return x_BTD + added_BTD
 
 
 class TransformerTextClassifier(nn.Module):

@@ -46,7 +46,7 @@ def test_what_json_lines_leave_out_is_empty(tmp_path: Path) -> None:
 
 
 def test_values_of_parquet_become_texts_without_loss(tmp_path: Path) -> None:
-    values = {"n": [0.1, 1e300, None], "s": ["a", b"b", True]}
+    values: dict[str, list[object]] = {"n": [0.1, 1e300, None], "s": ["a", b"b", True]}
     columns = from_values(tmp_path / "x.parquet", values)
     assert columns.rows == [["0.1", "a"], ["1e+300", "b"], ["", "True"]]
     assert columns.where(2, 0).endswith("x.parquet, row 3, column 'n'")
@@ -71,7 +71,7 @@ def test_parquet_without_pyarrow_names_the_command(
         ("x.csv", "a,b\n1,2\n1,2,3\n", "line 3 has 3 values, and line 1 names 2 columns"),
         ("x.csv", 'a,b\n1,"2\n', "x.csv, line 2: unexpected end of data; is a quote missing"),
         ("x.csv", "a,b\n" + "x" * 200_000 + ",1\n", "line 2: field larger than field limit"),
-        ("x.csv", b"a,b\n1,2\n3,caf\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
+        ("x.csv", b"a,b\n1,2\n3,gr\xfc\n", "line 3: byte 0xfc is not UTF-8"),
         ("x.jsonl", "", "x.jsonl has no rows"),
         ("x.jsonl", '{"a": 1}\n{"a": \n', "line 2 is not JSON"),
         ("x.jsonl", '{"a": 1}\n[1]\n', "line 2 is no JSON object"),
@@ -100,7 +100,9 @@ def test_a_missing_file_and_another_format_are_named(tmp_path: Path) -> None:
 def test_a_missing_column_is_named_beside_the_nearest(tmp_path: Path) -> None:
     columns = read_columns(written(tmp_path, "x.csv", "label,text\n1,2\n"))
     assert columns.index("text", setting="s") == 1
-    with pytest.raises(ConfigError, match=r"data\.label_column is 'lable', .*did you mean 'label'"):
-        columns.index("lable", setting="data.label_column")
+    with pytest.raises(
+        ConfigError, match=r"data\.label_column is 'labels', .*did you mean 'label'"
+    ):
+        columns.index("labels", setting="data.label_column")
     with pytest.raises(ConfigError, match="use one of label, text"):
         columns.index("zzz", setting="data.label_column")

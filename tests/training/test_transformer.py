@@ -56,7 +56,7 @@ def test_a_text_of_nothing_has_an_answer() -> None:
 def test_programs_follow_batch_and_length(way: str) -> None:
     model, example = classifier(), texts(3, 10)
     if way == "trace":
-        program = torchscript.trace(model, [example])
+        program: torch.nn.Module = torchscript.trace(model, [example])
     elif way == "script":
         program = torchscript.script(model)
     else:
