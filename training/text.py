@@ -104,7 +104,8 @@ def _data_set(
     *,
     text: TextConfig,
 ) -> DataSet:
-    tokenizer = build_tokenizer((texts[place] for place in parts.train.tolist()), text)
+    places: list[int] = parts.train.tolist()
+    tokenizer = build_tokenizer((texts[place] for place in places), text)
     ids = [torch.tensor(tokenizer.encode(each)) for each in texts]
 
     def texts_at(indices: IntArray) -> TextSplit:
