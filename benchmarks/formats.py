@@ -51,6 +51,7 @@ NAMES = {
     (Target.ONNX, Precision.FP32): "ONNX Runtime",
     (Target.TORCHSCRIPT, Precision.BF16): "TorchScript, bf16",
     (Target.AOT_INDUCTOR, Precision.BF16): "AOTInductor, bf16",
+    (Target.TORCHSCRIPT, Precision.INT8): "TorchScript, int8",
 }
 BATCH_SIZES = (1, 8, 32)
 NUM_TOKENS = 64
@@ -181,7 +182,8 @@ def forms_of(subject: Subject, directory: Path) -> tuple[list[Form], dict[str, s
         path = directory / f"{target.value}-{precision.value}-{form.file_name}"
         try:
             with torch.inference_mode(mode=False):
-                form.save(in_precision(subject.model, precision), subject.inputs(2), path)
+                model = in_precision(subject.model, precision, calibration=subject.inputs(16))
+                form.save(model, subject.inputs(2), path)
             call = form.load(path, device=CPU)
         except FlambeauError as error:
             missing[name] = str(error)

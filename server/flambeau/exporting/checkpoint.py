@@ -28,6 +28,7 @@ import torch
 
 from flambeau.archive import digest
 from flambeau.errors import ExportError
+from flambeau.exporting.dims import DynamicDim
 from flambeau.exporting.fitting import load_weights
 from flambeau.exporting.module import ExportReport, export
 from flambeau.exporting.options import Target, chosen
@@ -35,12 +36,11 @@ from flambeau.exporting.payload import DEFAULT_HANDLER
 from flambeau.exporting.weights_file import read_content, weights_in
 from flambeau.image import ImageTransform
 from flambeau.table_columns import COLUMNS_FILE, TableColumns
-from flambeau.tokenizer import PADDING_ID, TOKENIZER_FILE, Tokenizer
+from flambeau.tokenizer import TOKENIZER_FILE, Tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flambeau.exporting.dims import DynamicDim
     from flambeau.parity import Tolerance
 
 _HANDLERS = {
@@ -100,12 +100,14 @@ def export_checkpoint(
     spec = _spec(content, factory=factory, kwargs=factory_kwargs, path=checkpoint)
     tokenizer = _tokenizer(content)
     if samples is None:
-        samples = _recorded_samples(content, tokenizer)
+        samples = content.get("samples")
     if samples is None:
         raise ExportError(
             f"{checkpoint} has no samples, so there is nothing to compare on; give some "
             "(--samples FILE, or --input SHAPE for made-up ones)"
         )
+    if tokenizer is not None and not dims:
+        dims = [_length_of_texts(content, tokenizer)]
     model = build_model(spec)
     load_weights(model, weights, source=checkpoint)
     image = content.get("image")
@@ -216,15 +218,11 @@ def _input_files(content: Mapping[str, Any], tokenizer: Tokenizer | None) -> dic
     return files
 
 
-def _recorded_samples(
-    content: Mapping[str, Any], tokenizer: Tokenizer | None
-) -> torch.Tensor | None:
-    """The checkpoint's samples; of texts, as long as texts may be, as programs fix the length."""
-    samples = content.get("samples")
-    if tokenizer is None or not isinstance(samples, torch.Tensor):
-        return samples
-    missing = tokenizer.max_tokens - samples.shape[1]
-    return torch.nn.functional.pad(samples, (0, missing), value=PADDING_ID)
+def _length_of_texts(content: Mapping[str, Any], tokenizer: Tokenizer) -> DynamicDim:
+    """Texts are as long as they are, and programs follow."""
+    return DynamicDim(
+        name="length", min=1, max=tokenizer.max_tokens, places={content["input"]["name"]: 1}
+    )
 
 
 def digest_of(path: Path) -> str:

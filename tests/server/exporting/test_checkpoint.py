@@ -42,6 +42,15 @@ def net(num_classes):
     return Net(num_classes)
 
 
+class Reader(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.Embedding(3, 3)
+
+    def forward(self, x):
+        return self.embedding(x).mean(1)
+
+
 def text():
     return "no module"
 
@@ -119,13 +128,18 @@ def test_an_image_checkpoint_becomes_an_image_classifier(project: Path) -> None:
     assert report.parity.num_samples == 32
 
 
-def test_a_text_checkpoint_takes_text(project: Path) -> None:
+def test_a_text_checkpoint_takes_texts_of_any_length(project: Path) -> None:
     tokenizer = {"tokens": ["<pad>", "<unk>", "é"], "merges": [], "max_tokens": 16}
-    samples = torch.randn(40, 10)  # shorter than texts may be
-    report = export(saved(project, image=None, tokenizer=tokenizer, samples=samples), project)
+    spec = {"factory": "myproject.models:Reader", "kwargs": {}}
+    changes = {
+        "model": spec,
+        "model_state_dict": build_model(spec).state_dict(),
+        "samples": torch.randint(3, (40, 10)),
+    }
+    report = export(saved(project, image=None, tokenizer=tokenizer, **changes), project)
     assert read_manifest(report.path).handler == "text_classifier"
     assert json.loads(read_file(report.path, "tokenizer.json") or b"") == tokenizer
-    assert report.signature.inputs[0].shape == (None, 16)
+    assert report.signature.inputs[0].shape == (None, None)
 
 
 def test_a_checkpoint_of_a_table_with_categories_takes_rows_by_name(project: Path) -> None:
