@@ -360,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     parser = argparse.ArgumentParser(
         prog="python -m training.train",
-        description="Train a classifier; see training/README.md.",
+        description="Train a classifier; see docs/training.md.",
         epilog="settings: " + ", ".join(flatten(TrainConfig().to_mapping())),
     )
     parser.add_argument("config", nargs="?", type=Path, help="a TOML file; none for the defaults")
