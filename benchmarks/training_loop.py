@@ -85,6 +85,7 @@ def bare(config: TrainConfig) -> float:
             steps_per_epoch=len(loader),
             num_steps=len(loader) * config.epochs,
         )
+        duration_s = 0.0
         for _ in range(config.epochs):
             started_at = time.perf_counter()
             for batch in loader:

@@ -186,10 +186,11 @@ def _read_samples(args: argparse.Namespace) -> Any:  # noqa: ANN401  # what the 
     from flambeau.exporting.hugging_face import read_named_samples  # noqa: PLC0415  # as above
     from flambeau.exporting.inputs import read_samples  # noqa: PLC0415  # as above
 
-    is_named = args.samples is not None and args.samples.suffix == ".safetensors"
-    if args.hugging_face is not None and is_named and not args.input:
-        return read_named_samples(args.samples)
-    return read_samples(args.samples, shapes=args.input)
+    path: Path | None = args.samples
+    is_named = args.hugging_face is not None and not args.input
+    if is_named and path is not None and path.suffix == ".safetensors":
+        return read_named_samples(path)
+    return read_samples(path, shapes=args.input)
 
 
 def describe_report(report: ExportReport) -> str:
