@@ -395,13 +395,13 @@ class Traffic(RuleBasedStateMachine):
         self.loop.step(_ENOUGH_STEPS)
         taken: list[Sent] = []
         for place in self.places:
+            if self.concurrency > 1:  # what nobody waits for is cancelled
+                place.batches = [batch for batch in place.batches if not batch[0].is_over]
             for requests in place.worker.batches[place.num_seen :]:
                 batch = [self.sent[request.request_id] for request in requests]
                 self.look_at(batch, place)
                 taken += [sent for sent in batch if not sent.num_losses]
             place.num_seen = len(place.worker.batches)
-            if self.concurrency > 1:  # what nobody waits for is cancelled
-                place.batches = [batch for batch in place.batches if not batch[0].is_over]
         for sent in set(self.waiting()) & set(before):
             if not sent.num_losses:
                 assert all(each.turn < sent.turn for each in taken if not each.is_again)
