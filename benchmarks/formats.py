@@ -30,6 +30,7 @@ from flambeau.errors import FlambeauError
 from flambeau.exporting.options import Precision, Target
 from flambeau.exporting.precision import in_precision
 from flambeau.exporting.program import program_format
+from flambeau.optimizing.machine import computes_bfloat16
 from training.models import resnet18
 
 Call: TypeAlias = Callable[..., Any]
@@ -123,7 +124,7 @@ class Plan:
     """How much to measure."""
 
     num_rounds: int = 5
-    seconds: float = 0.4
+    seconds: float = 0.2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -177,6 +178,9 @@ def forms_of(subject: Subject, directory: Path) -> tuple[list[Form], dict[str, s
     forms = [Form(name="eager", call=subject.model, num_bytes=None)]
     missing: dict[str, str] = {}
     for (target, precision), name in NAMES.items():
+        if precision is Precision.BF16 and not computes_bfloat16(CPU):
+            missing[name] = "this processor has no instructions for bfloat16"
+            continue
         _say(f"{subject.name}: {name}")
         form = program_format(target, method=None)
         path = directory / f"{target.value}-{precision.value}-{form.file_name}"
