@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from training.config import OptimizerConfig, TrainConfig
 
 T = TypeVar("T")
-_MIN_PARAMETERS = (
-    1_000_000  # of a part that is sharded, and gathered when its turn comes, by itself
-)
+_MIN_PARAMETERS = 1_000_000  # of a part that is gathered by itself when its turn comes
 
 
 def make_strategy(config: TrainConfig, *, accelerator: str, num_processes: int) -> Strategy | str:

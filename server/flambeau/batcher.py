@@ -323,7 +323,7 @@ class Batcher:
 
     def _busy_text(self) -> str | None:
         """Why a request that must not wait is refused; None when a worker is free for it."""
-        free = sum(self._policy.concurrency - len(post.batches) for post in self._takers())
+        free = sum(self._policy.concurrency - len(post.batches) for post in self._free_for_all())
         if len(self._queue) < free:
             return None
         return "All are busy, and useJobTicket lets no request wait; retry later or add workers."
@@ -365,10 +365,14 @@ class Batcher:
         self._note_drained()
         self._arm_timer()
 
+    def _free_for_all(self) -> list[_Post]:
+        """Free workers, but for the one that suspects are waiting for."""
+        next_examiner = self._next_examiner()
+        return [post for post in self._free if post is not next_examiner]
+
     def _takers(self) -> list[_Post]:
         """Workers in the order in which they take batches."""
-        next_examiner = self._next_examiner()
-        free = [post for post in self._free if post is not next_examiner]
+        free = self._free_for_all()
         if self._policy.concurrency > 1:
             return sorted(free, key=lambda post: len(post.batches))
         return free[::-1]  # the most recently used has the warmest caches
@@ -424,7 +428,7 @@ class Batcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        due_at = self._queue.due_at() if self._takers() else None
+        due_at = self._queue.due_at() if self._free_for_all() else None
         times = [at for at in (due_at, self._queue.expires_at()) if at is not None]
         if times:
             self._timer = self._loop.call_at(min(times), self._dispatch_later)
