@@ -138,7 +138,6 @@ def run(args: argparse.Namespace) -> int:
     from flambeau.exporting.dims import DynamicDim  # noqa: PLC0415
     from flambeau.exporting.hub import export_hub  # noqa: PLC0415
     from flambeau.exporting.hugging_face import export_hugging_face  # noqa: PLC0415
-    from flambeau.exporting.inputs import read_inputs  # noqa: PLC0415
     from flambeau.parity import Tolerance  # noqa: PLC0415
 
     here = str(Path.cwd())
@@ -155,9 +154,7 @@ def run(args: argparse.Namespace) -> int:
         "path": args.output,
         "target": args.target or [Target.TORCHSCRIPT.value],
         "precisions": args.precision or [Precision.FP32.value],
-        "calibration": None
-        if args.calibration is None
-        else read_inputs(args.calibration, flag="--calibration"),
+        "calibration": _read_inputs(args, args.calibration, flag="--calibration"),
         "dims": [DynamicDim.from_text(text) for text in args.dim],
         "handler": args.handler,
         "method": args.method,
@@ -183,14 +180,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read_samples(args: argparse.Namespace) -> Any:  # noqa: ANN401  # what the source's export takes
-    from flambeau.exporting.hugging_face import read_named_samples  # noqa: PLC0415  # as above
-    from flambeau.exporting.inputs import read_samples  # noqa: PLC0415  # as above
+    from flambeau.exporting.inputs import made_up  # noqa: PLC0415  # as above
 
-    path: Path | None = args.samples
-    is_named = args.hugging_face is not None and not args.input
-    if is_named and path is not None and path.suffix == ".safetensors":
-        return read_named_samples(path)
-    return read_samples(path, shapes=args.input)
+    if args.samples is not None and args.input:
+        raise ExportError("--samples and --input both say what the inputs are; give one of them")
+    if args.input:
+        return tuple(made_up(text) for text in args.input)
+    return _read_inputs(args, args.samples, flag="--samples")
+
+
+def _read_inputs(args: argparse.Namespace, path: Path | None, *, flag: str) -> Any:  # noqa: ANN401
+    """The inputs in a file, by name for models that know theirs; None without a file."""
+    from flambeau.exporting.hugging_face import read_named_inputs  # noqa: PLC0415  # as above
+    from flambeau.exporting.inputs import read_inputs  # noqa: PLC0415  # as above
+
+    if path is None:
+        return None
+    is_named = args.hugging_face is not None and path.suffix == ".safetensors"
+    return read_named_inputs(path, flag=flag) if is_named else read_inputs(path, flag=flag)
 
 
 def describe_report(report: ExportReport) -> str:

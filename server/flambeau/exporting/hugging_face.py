@@ -34,6 +34,7 @@ def export_hugging_face(
     folder: str | Path,
     *,
     samples: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | None = None,
+    calibration: Mapping[str, torch.Tensor] | Sequence[torch.Tensor] | None = None,
     lineage: Mapping[str, Any] | None = None,
     **options: Any,  # noqa: ANN401  # those of `export`
 ) -> ExportReport:
@@ -43,6 +44,7 @@ def export_hugging_face(
         folder: What `save_pretrained` wrote, or a downloaded copy of a model's page.
         samples: Inputs, (N, ...), by the names of the model's arguments, or in the order of
             `input_ids`, `attention_mask`. None makes up token numbers or pixels.
+        calibration: As for `export`, given as samples are.
         lineage: As for `export`; the folder is added.
         options: As for `export`.
 
@@ -54,31 +56,34 @@ def export_hugging_face(
     architecture, labels = _described(folder)
     transformers = _transformers()
     model = _load(folder, architecture, transformers)
-    if samples is None:
-        samples = _made_up(model)
-    named = samples if isinstance(samples, Mapping) else _by_order(model, samples)
+    ordered = _in_order(model, _made_up(model) if samples is None else samples)
     stated = {
         "hugging_face": {"folder": folder.name, "sha256": digest_of(folder)},
         "architecture": architecture,
         "transformers_version": str(transformers.__version__),
         **(lineage or {}),
     }
-    ordered = _in_order(model, named)
-    wrapped = with_tensors(model, tuple(ordered))
-    return export(wrapped, tuple(ordered.values()), lineage=stated, classes=labels, **options)
+    return export(
+        with_tensors(model, tuple(ordered)),
+        tuple(ordered.values()),
+        calibration=None if calibration is None else tuple(_in_order(model, calibration).values()),
+        lineage=stated,
+        classes=labels,
+        **options,
+    )
 
 
-def read_named_samples(path: Path) -> dict[str, torch.Tensor]:
+def read_named_inputs(path: Path, *, flag: str) -> dict[str, torch.Tensor]:
     """Inputs by the names of a model's arguments.
 
     Raises:
-        ExportError: The file is not safetensors.
+        ExportError: The file is not safetensors; the message names the flag that it was given by.
     """
     try:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ExportError(
-            f"--samples {path} cannot be read ({error}); give a .safetensors file, its tensors "
+            f"{flag} {path} cannot be read ({error}); give a .safetensors file, its tensors "
             "named as the model's arguments"
         ) from error
 
@@ -187,7 +192,11 @@ def _by_order(model: torch.nn.Module, samples: Sequence[torch.Tensor]) -> dict[s
     return dict(zip(names, samples, strict=False))
 
 
-def _in_order(model: torch.nn.Module, named: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _in_order(
+    model: torch.nn.Module, given: Mapping[str, torch.Tensor] | Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Inputs by name, in the order of the model's arguments."""
+    named = given if isinstance(given, Mapping) else _by_order(model, given)
     arguments = _arguments(model)
     if unknown := sorted(named.keys() - set(arguments)):
         raise ExportError(

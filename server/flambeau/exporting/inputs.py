@@ -13,35 +13,21 @@ from flambeau.errors import ExportError
 from flambeau.exporting.interface import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 NUM_MADE_UP = 8
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 
-def read_samples(path: Path | None, *, shapes: Sequence[str]) -> tuple[torch.Tensor, ...] | None:
-    """The inputs in a file, or made-up ones of these shapes, or None where nothing is given.
-
-    Args:
-        path: `.safetensors`, whose tensors are the inputs in the order of their names, or `.npy`.
-        shapes: Of one sample of each input: `3,224,224` or `128:int64`; float32 if nothing is said.
-
-    Raises:
-        ExportError: Both are given, the file cannot be read, or a shape is none.
-    """
-    if path is not None and shapes:
-        raise ExportError("--samples and --input both say what the inputs are; give one of them")
-    if path is not None:
-        return read_inputs(path, flag="--samples")
-    return tuple(_made_up(text) for text in shapes) or None
-
-
 def read_inputs(path: Path, *, flag: str) -> tuple[torch.Tensor, ...]:
     """The inputs in a file.
 
+    Args:
+        path: `.safetensors`, whose tensors are the inputs in the order of their names, or `.npy`.
+        flag: What it was given by, for messages.
+
     Raises:
-        ExportError: It cannot be read; the message names the flag that it was given by.
+        ExportError: It cannot be read.
     """
     try:
         if path.suffix == ".npy":
@@ -52,8 +38,15 @@ def read_inputs(path: Path, *, flag: str) -> tuple[torch.Tensor, ...]:
     return tuple(named[name] for name in sorted(named))
 
 
-def _made_up(text: str) -> torch.Tensor:
-    """Equal at each call: normal numbers, or zeros and ones where they must be whole."""
+def made_up(text: str) -> torch.Tensor:
+    """Samples of one input, equal at each call: normal numbers, or zeros and ones if whole.
+
+    Args:
+        text: Shape of one sample: `3,224,224` or `128:int64`; float32 if nothing is said.
+
+    Raises:
+        ExportError: It is none.
+    """
     shape, _, dtype_name = text.partition(":")
     dtype = _DTYPES.get(dtype_name or "float32")
     try:
