@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 import torch
 
 from flambeau.disk import DISK, Disk
+from flambeau.weights import pickled
 from flambeau.written_aside import written_aside
 from training.determinism import RngStates
 from training.errors import CheckpointError
@@ -131,9 +132,9 @@ def load(path: Path) -> Checkpoint:
     except (OSError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"cannot read the checkpoint {path}: {error}") from error
     except (pickle.UnpicklingError, RuntimeError) as error:
-        # torch's message is a page; what it refused stands behind this.
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0]
-        raise CheckpointError(f"{path} is no checkpoint that loads safely: {reason}") from error
+        raise CheckpointError(
+            f"{path} is no checkpoint that loads safely: {pickled.refusal(error)}"
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     if missing := sorted(Checkpoint.__required_keys__ - content.keys()):

@@ -188,10 +188,9 @@ def _read_torch(path: Path, *, allow_pickle: bool) -> object:
     except Exception as error:  # unpickling raises many kinds
         if allow_pickle:
             return pickled.load(path, device=torch.device("cpu"))
-        reason = str(error).strip().partition("\n")[0]
         raise ArchiveError(
             f"{path.name} is neither a dict of numbers by token nor a vocabulary of torchtext "
-            f"({type(error).__name__}: {reason}); write tokens to vocab.txt, one per line, or, "
+            f"({pickled.refusal(error)}); write tokens to vocab.txt, one per line, or, "
             f"{pickled.WAY_OUT}"
         ) from error
     return content

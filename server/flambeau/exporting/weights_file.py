@@ -4,6 +4,7 @@
   (Lightning), `model` or `module`; or a plain state dict
 - safetensors, in one file, or in several with `model.safetensors.index.json` (Hugging Face)
 - a directory of `torch.distributed.checkpoint`, as FSDP saves it, with `.metadata` in it
+- a directory of DeepSpeed's, with the shares of all ranks
 
 Nothing in them is executed: pickles may hold tensors and plain data only.
 """
@@ -19,7 +20,8 @@ import safetensors.torch
 import torch
 
 from flambeau.errors import ExportError
-from flambeau.exporting import sharded
+from flambeau.exporting import sharded, zero_shards
+from flambeau.weights import pickled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,14 +76,11 @@ def _read_directory(path: Path) -> dict[str, Any]:
     for name in _WHOLE:
         if (path / name).is_file():
             return read_content(path / name)
-    if (path / "zero_to_fp32.py").is_file():
-        raise ExportError(
-            f"{path} holds DeepSpeed's shards; DeepSpeed has put zero_to_fp32.py beside them: run "
-            "it, and give the file it writes"
-        )
+    if zero_shards.is_zero(path):
+        return dict(zero_shards.read(path))
     raise ExportError(
-        f"{path} is a directory without .metadata, {_INDEX} or {', '.join(_WHOLE)}; give the "
-        "checkpoint itself"
+        f"{path} is a directory without .metadata, DeepSpeed's shards, {_INDEX} or "
+        f"{', '.join(_WHOLE)}; give the checkpoint itself"
     )
 
 
@@ -113,10 +112,9 @@ def _read_pickled(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged files raise a dozen kinds
-        reason = str(error).strip().partition("\n")[0]
         raise ExportError(
-            f"{path} is no checkpoint that loads safely, or is damaged ({reason}); it must hold "
-            "tensors and plain data only"
+            f"{path} is no checkpoint that loads safely, or is damaged ({pickled.refusal(error)}); "
+            "it must hold tensors and plain data only"
         ) from error
     if not isinstance(content, dict):
         raise ExportError(f"{path} holds {type(content).__name__}, not a checkpoint's dict")

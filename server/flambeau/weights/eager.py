@@ -83,10 +83,8 @@ def _read(path: Path, device: torch.device, *, allow_pickle: bool) -> object:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # unpickling raises many kinds
-        reason = str(error).strip().partition("\n")[0]
         raise ArchiveError(
             f"{path.name} holds more than tensors, or is damaged, and is not loaded, as that could "
-            f"run code ({type(error).__name__}: {reason}); {_SAVE_AGAIN}, or, "
-            f"{pickled.WAY_OUT}"
+            f"run code ({pickled.refusal(error)}); {_SAVE_AGAIN}, or, {pickled.WAY_OUT}"
         ) from error
     return weights

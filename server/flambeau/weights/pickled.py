@@ -12,6 +12,7 @@ readers of other files fall back to:
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 from flambeau.errors import ArchiveError
@@ -57,6 +58,18 @@ def forbidden(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which `torch.load` reads tensors only, whatever a call says."""
     kept = {key: value for key, value in environment.items() if key != ALLOWING}
     return kept | {FORBIDDING: "1"}
+
+
+def refusal(error: Exception) -> str:
+    """Why `torch.load` did not read a file with `weights_only`, in a line.
+
+    PyTorch's own page of text says first how to load the file without it.
+    """
+    text = str(error).strip()
+    if found := re.search(r"\bGLOBAL ([\w.]+)", text):
+        return f"it names {found[1]}, which is neither a tensor nor plain data"
+    first_line = text.rpartition("WeightsUnpickler error: ")[2].partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}"
 
 
 def load(path: Path, *, device: torch.device) -> object:

@@ -117,7 +117,7 @@ class Runs:
 def test_what_would_run_code_is_refused_and_not_run(tmp_path: Path, shards: Path) -> None:
     mark = tmp_path / "was-run"
     torch.save({"model": Runs(mark)}, tmp_path / "w.pt")
-    with pytest.raises(ExportError, match="no checkpoint that loads safely"):
+    with pytest.raises(ExportError, match=r"no checkpoint that loads safely, .* posix\.mkdir"):
         read_content(tmp_path / "w.pt")
     (shards / ".metadata").write_bytes(pickle.dumps(Runs(mark)))
     with pytest.raises(ExportError, match=r"it names posix\.mkdir"):
@@ -159,12 +159,6 @@ def test_what_is_no_checkpoint_says_what_it_is(tmp_path: Path) -> None:
         read_content(path)
     path.unlink()
     with pytest.raises(ExportError, match=r"is a directory without \.metadata"):
-        read_content(tmp_path)
-
-
-def test_deepspeed_s_shards_lead_to_its_own_program(tmp_path: Path) -> None:
-    (tmp_path / "zero_to_fp32.py").touch()
-    with pytest.raises(ExportError, match=r"zero_to_fp32\.py beside them: run it"):
         read_content(tmp_path)
 
 
