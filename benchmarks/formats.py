@@ -158,6 +158,7 @@ def subjects() -> list[Subject]:
             model=text.make_model(),
             inputs=lambda n: (
                 torch.randint(2, text.NUM_TOKENS, (n, NUM_TOKENS), generator=_generator(n)),
+                torch.ones(n, NUM_TOKENS, dtype=torch.bool),
             ),
         ),
     ]

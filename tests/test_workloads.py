@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from benchmarks import formats
 from benchmarks.workloads import photos, text
 from flambeau.instance import ModelInstance
 from flambeau.manifest import MANIFEST_PATH, Manifest
@@ -25,6 +27,12 @@ def test_a_photo_has_the_wanted_bytes_and_is_always_the_same() -> None:
     assert len(photo) == pytest.approx(photos.NUM_BYTES, rel=0.03)
     assert Image.open(io.BytesIO(photo)).size == photos.SIZES[0]
     assert photos.photos(1) == [photo]
+
+
+def test_the_models_whose_formats_are_compared_take_their_inputs() -> None:
+    with torch.inference_mode():
+        for subject in formats.subjects():
+            assert len(subject.model(*subject.inputs(3))) == 3, subject.name
 
 
 def test_texts_have_5_to_128_known_words() -> None:

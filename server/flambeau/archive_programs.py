@@ -64,6 +64,11 @@ class ArchiveProgram(msgspec.Struct, frozen=True, kw_only=True):
         """Whether it computes with fewer bits than float32."""
         return self.precision != "fp32"
 
+    @property
+    def is_machine_code(self) -> bool:
+        """Whether it is compiled for one kind of processor, and believes its inputs."""
+        return bool(self.needs.machine)
+
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True):
     format: int

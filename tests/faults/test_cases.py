@@ -49,7 +49,7 @@ BREAKAGES: list[tuple[str, dict[str, Any]]] = [
     ("C13 cut off", {"log": log_without_one}),
     ("C14 SIGSTOP", {"response_timeout_s": 60, "patience_s": 2.0}),
     ("C14 files of the front", {"num_good": 0}),
-    ("C20 soak", {"retry": False, "kinds": ("kill",), "work_ms": 50}),
+    ("C20 soak", {"retry": False, "kinds": ("kill",), "work_ms": 300}),
     ("C21 flood", {"on_itself": True}),
     ("C21 crash loop", {"most_crashes": 1, "patience_s": 1.0}),
 ]

@@ -10,11 +10,12 @@ each kill: thing, way, the last epoch that was reported before, the epoch that r
 checkpoints in a directory for each step that a disk takes for that, killed before the step or after
 it.
 
-Processes are forked: PyTorch is imported once, and nothing is computed before the fork.
+Processes are forked: what takes long is imported once, and nothing is computed before the fork.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
 import random
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 EPOCHS_PER_KILL = 5
 NUM_SAVES = 2
 WAYS = ("at_once", "in_background")
+IMPORTED = ("matplotlib.figure", "sklearn.datasets")  # each training imports them when it needs them
 _LONGEST_PAUSE_S = 0.05  # an epoch takes about half of it
 
 
@@ -162,6 +164,8 @@ def save_some(saving: Saving, checkpoint: Checkpoint) -> None:
 def main() -> None:
     """See above."""
     torch.set_num_threads(1)
+    for module in IMPORTED:
+        importlib.import_module(module)
     directory, num_kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     trained(config(directory / "whole", num_kills=num_kills))
     newest = Checkpoints(directory / "whole" / "checkpoints", keep=1).newest()

@@ -7,11 +7,12 @@ dies by SIGKILL after so many steps of the first start; for a second one, of the
 
 Under `strategy=ddp`, a rank fails whose gradients differ from another's before a step.
 
-Ranks are forked, so that PyTorch is imported once, and nothing is computed before.
+Ranks are forked, so that what takes long is imported once, and nothing is computed before.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
@@ -28,6 +29,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
+from tests.training.killed_training import IMPORTED
 from training.train import main as train
 
 NUM_RANKS = 2
@@ -77,5 +79,7 @@ def compare(optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any
 
 
 if __name__ == "__main__":
+    for module in IMPORTED:
+        importlib.import_module(module)
     for text in sys.argv[1:]:
         ranks(json.loads(text))

@@ -56,7 +56,7 @@ class ArchiveCandidates:
             call = self._load(program)
             examples = inputs(1)
             _check_structure(model, call, examples)
-            if program.target != "aot_inductor":
+            if not program.is_machine_code:
                 return call
             fit = Fit(examples, max_batch_size=self._max_batch_size)
             return _Guarded(call, model, fit=fit)
@@ -65,7 +65,7 @@ class ArchiveCandidates:
             name=f"the archive's {program.target} in {program.precision}",
             build=build,
             is_narrow=program.is_narrow,
-            differs_by_size=program.target == "aot_inductor",
+            differs_by_size=program.is_machine_code,
             share=program.share or NARROW_SHARE,
         )
 
