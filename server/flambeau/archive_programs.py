@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+MACHINE_CODE: Final = "aot_inductor"  # the target that is compiled
 _FORMAT: Final = 1
 
 
@@ -44,7 +45,7 @@ class ArchiveProgram(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         file: At the archive's top; its suffix tells how it is loaded.
-        target: Its kind, for people.
+        target: Its kind, as `flambeau export --target` names it.
         precision: `fp32`, or fewer bits.
         sha256: Of the file.
         share: How far its outputs may be from the served program's, of the largest output; 0 means
@@ -67,7 +68,7 @@ class ArchiveProgram(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_machine_code(self) -> bool:
         """Whether it is compiled for one kind of processor, and believes its inputs."""
-        return bool(self.needs.machine)
+        return self.target == MACHINE_CODE
 
 
 class _Document(msgspec.Struct, frozen=True, kw_only=True):

@@ -191,6 +191,30 @@ def test_int8_is_smaller_and_no_sample_changes_another_s_answer(tmp_path: Path) 
     assert needs == {"int8": "cpu", "fp32": ""}
 
 
+class Masked(nn.Module):
+    """Truth values among the inputs, which no int8 can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+
+    def forward(self, x_BTD: torch.Tensor, mask_BT: torch.Tensor) -> torch.Tensor:
+        counts_BT1 = mask_BT.unsqueeze(-1).to(x_BTD.dtype)
+        scores: torch.Tensor = self.head((x_BTD * counts_BT1).sum(1))
+        return scores
+
+
+@pytest.mark.slow
+def test_layers_are_in_int8_where_what_is_between_cannot_be(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = (torch.randn(6, 5, 64), torch.ones(6, 5, dtype=torch.bool))
+    report = flambeau.export(
+        Masked(), given, name="m", version="1", path=tmp_path, precisions=["fp32", "int8"]
+    )
+    _, int8 = report.programs
+    assert int8.proof.samples.max_abs_error > 1e-5
+
+
 @pytest.mark.slow
 def test_int8_calibrated_on_other_inputs_is_refused(tmp_path: Path) -> None:
     faint = (torch.randint(20, (6, 5)), torch.rand(6, 5) / 1000)
