@@ -27,7 +27,14 @@ def _is_installed(module: ModuleType) -> bool:
 
 
 # whole files run in one process each: the longest come first, so that the others fill the rest
-_LONGEST = ("test_docs.py", "test_recorded.py", "test_train.py")
+_LONGEST = (
+    "test_docs.py",
+    "test_recorded.py",
+    "test_cases.py",
+    "test_train.py",
+    "test_strategies.py",
+    "test_kills.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

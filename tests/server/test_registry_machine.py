@@ -7,6 +7,7 @@ the server is replaced but the process itself.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections import Counter
@@ -364,6 +365,13 @@ TestChanges.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    """Each removal collects garbage: not of all that other tests have imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

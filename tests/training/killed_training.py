@@ -43,10 +43,8 @@ if TYPE_CHECKING:
 EPOCHS_PER_KILL = 5
 NUM_SAVES = 2
 WAYS = ("at_once", "in_background")
-IMPORTED = (
-    "matplotlib.figure",
-    "sklearn.datasets",
-)  # each training imports them when it needs them
+# what each training imports when it needs it
+IMPORTED = ("matplotlib.figure", "sklearn.datasets")
 _LONGEST_PAUSE_S = 0.05  # an epoch takes about half of it
 
 

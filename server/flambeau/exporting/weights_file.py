@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
 import torch
 
 from flambeau.errors import ExportError
-from flambeau.exporting import sharded, zero_shards
-from flambeau.weights import pickled
+from flambeau.exporting import plain_pickle, sharded, zero_shards
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +42,7 @@ def read_content(path: Path) -> dict[str, Any]:
         raise ExportError(f"checkpoint {path} does not exist; give the file that training wrote")
     if path.suffix == ".safetensors":
         return dict(_read_safetensors(path))
-    return _read_pickled(path)
+    return plain_pickle.read(path)
 
 
 def weights_in(content: Mapping[str, Any], *, path: Path) -> dict[str, torch.Tensor]:
@@ -106,16 +105,3 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         return safetensors.torch.load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise ExportError(f"{path} is not safetensors, or is damaged: {error}") from error
-
-
-def _read_pickled(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise a dozen kinds
-        raise ExportError(
-            f"{path} is no checkpoint that loads safely, or is damaged ({pickled.refusal(error)}); "
-            "it must hold tensors and plain data only"
-        ) from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{path} holds {type(content).__name__}, not a checkpoint's dict")
-    return cast("dict[str, Any]", content)

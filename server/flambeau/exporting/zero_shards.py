@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import torch
 
 from flambeau.errors import ExportError
-from flambeau.weights import pickled
+from flambeau.exporting import plain_pickle
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,12 +39,12 @@ class _Unread:
 
 
 # What DeepSpeed pickles beside tensors, and what is made of it here.
-_CLASSES: Final[list[Any]] = [
+_CLASSES: Final = (
     (int, "deepspeed.runtime.zero.config.ZeroStageEnum"),
     (_Unread, "deepspeed.runtime.fp16.loss_scaler.LossScaler"),
     (_Unread, "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"),
     (_Unread, "deepspeed.utils.tensor_fragment.fragment_address"),
-]
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ def read(path: Path) -> Weights:
             f"{directory} has {', '.join(others[:4])}: the model itself was cut into pieces; put "
             "them together with the program that trained it, and give the file it writes"
         )
-    models = [_load(file) for file in _by_rank(directory, _MODEL)]
+    models = [plain_pickle.read(file, classes=_CLASSES) for file in _by_rank(directory, _MODEL)]
     shares = [_share(file) for file in _by_rank(directory, _SHARES)]
     if not models:
         raise ExportError(f"{directory} has no {_MODEL}; {_COPY_AGAIN}")
@@ -124,22 +124,8 @@ def _by_rank(directory: Path, pattern: str) -> list[Path]:
     return sorted(directory.glob(pattern), key=rank)
 
 
-def _load(file: Path) -> dict[str, Any]:
-    try:
-        with torch.serialization.safe_globals(_CLASSES):
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise a dozen kinds
-        raise ExportError(
-            f"{file} does not load safely, or is damaged ({pickled.refusal(error)}); it must hold "
-            "tensors and plain data only"
-        ) from error
-    if not isinstance(content, dict):
-        raise ExportError(f"{file} holds {type(content).__name__}, not DeepSpeed's dict")
-    return content
-
-
 def _share(file: Path) -> _Share:
-    content = _load(file)
+    content = plain_pickle.read(file, classes=_CLASSES)
     try:
         state = content["optimizer_state_dict"]
         stage = int(state["zero_stage"])
