@@ -1,6 +1,6 @@
 """How fast one thread runs a model in each format, beside eager PyTorch in the same seconds.
 
-    python -m benchmarks.formats            # about ten minutes; writes the table of docs/export.md
+    python -m benchmarks.formats            # six minutes; writes the table of docs/export.md
     python -m benchmarks.formats --quick    # one short round of LeNet; prints only
 
 Every program is made and loaded again as an export does it. Forms take turns, so that a slow
@@ -138,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     section = render(found, machine.describe())
     print(section)
     if not quick:
-        before = PAGE.read_text(encoding="utf-8").partition(HEADING)[0]
-        PAGE.write_text(before + section, encoding="utf-8")
+        before = PAGE.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
+        PAGE.write_text(f"{before}\n\n{section}", encoding="utf-8")
     return 0
 
 
