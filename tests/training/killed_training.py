@@ -44,7 +44,7 @@ EPOCHS_PER_KILL = 5
 NUM_SAVES = 2
 WAYS = ("at_once", "in_background")
 # what each training imports when it needs it
-IMPORTED = ("matplotlib.figure", "sklearn.datasets")
+_IMPORTED = ("matplotlib.figure", "sklearn.datasets")
 _LONGEST_PAUSE_S = 0.05  # an epoch takes about half of it
 
 
@@ -62,6 +62,12 @@ def config(output: Path, *, num_kills: int, in_background: bool = False) -> Trai
         model=ModelConfig(name="mlp", hidden=(16,), dropout=0.2),
         optimizer=OptimizerConfig(lr=0.01),
     )
+
+
+def import_before_forks() -> None:
+    """Import what takes seconds, so that no forked training has to."""
+    for module in _IMPORTED:
+        importlib.import_module(module)
 
 
 def forked(work: Callable[[], object]) -> tuple[int, int]:
@@ -165,8 +171,7 @@ def save_some(saving: Saving, checkpoint: Checkpoint) -> None:
 def main() -> None:
     """See above."""
     torch.set_num_threads(1)
-    for module in IMPORTED:
-        importlib.import_module(module)
+    import_before_forks()
     directory, num_kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     trained(config(directory / "whole", num_kills=num_kills))
     newest = Checkpoints(directory / "whole" / "checkpoints", keep=1).newest()

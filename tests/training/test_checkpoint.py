@@ -185,7 +185,9 @@ def test_a_file_that_is_no_checkpoint_of_ours_says_what_is_missing(tmp_path: Pat
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path, checkpoint: Checkpoint) -> None:
     path = tmp_path / "evil.pt"
     torch.save({**checkpoint, "metrics": pickle.Unpickler}, path)
-    with pytest.raises(CheckpointError, match=r"safely: it names _?pickle\.Unpickler, which"):
+    with pytest.raises(
+        CheckpointError, match=r"loads safely: it names _?pickle\.Unpickler, [^\n]*$"
+    ):
         load(path)
 
 

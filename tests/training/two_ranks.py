@@ -12,7 +12,6 @@ Ranks are forked, so that what takes long is imported once, and nothing is compu
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import os
@@ -29,7 +28,7 @@ from torch.optim.optimizer import (
     register_optimizer_step_pre_hook,
 )
 
-from tests.training.killed_training import IMPORTED
+from tests.training.killed_training import import_before_forks
 from training.train import main as train
 
 NUM_RANKS = 2
@@ -79,7 +78,6 @@ def compare(optimizer: Optimizer, _args: tuple[Any, ...], _kwargs: dict[str, Any
 
 
 if __name__ == "__main__":
-    for module in IMPORTED:
-        importlib.import_module(module)
+    import_before_forks()
     for text in sys.argv[1:]:
         ranks(json.loads(text))

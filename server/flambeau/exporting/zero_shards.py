@@ -149,16 +149,18 @@ def _put_together(
     if not shares:
         raise ExportError(f"{directory} has no {_SHARES}; {_COPY_AGAIN}")
     first = shares[0]
-    of_each_rank = [(_SHARES, len(shares))] + [(_MODEL, len(models))] * (first.stage == 3)
-    for pattern, number in of_each_rank:
+    is_model_cut = first.stage == 3
+    counts = {_SHARES: len(shares)} | ({_MODEL: len(models)} if is_model_cut else {})
+    for pattern, number in counts.items():
         if number != first.num_ranks:
             raise ExportError(
                 f"{directory} has {number} {pattern}, and {first.num_ranks} ranks wrote it; "
                 f"{_COPY_AGAIN}"
             )
-    trained = _from_pieces(model, shares) if first.stage == 3 else _end_to_end(model, shares)
-    weights = _frozen(models) if first.stage == 3 else dict(model["module"])
-    weights |= trained
+    if is_model_cut:
+        weights = _frozen(models) | _from_pieces(model, shares)
+    else:
+        weights = dict(model["module"]) | _end_to_end(model, shares)
     return weights | {
         name: weights[other] for name, other in model["shared_params"].items() if other in weights
     }
